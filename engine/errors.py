@@ -1,0 +1,124 @@
+"""What can go wrong, named for the state of the world.
+
+Owns every exception that the engine raises on purpose. Each says what is, where (`path`, `offset`), and one thing to do
+(`hint`); each carries the exit code the command line ends with. A divergence between rows and files is never an
+exception: audit returns it as a finding.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """The root of all errors raised here.
+
+    `str(error)` is one sentence; `hint` is one thing to do; `path` and `offset` (bytes) say where, when that is known.
+    """
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str, *, hint: str = "", path: str | None = None, offset: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.path = path
+        self.offset = offset
+
+
+class HomeMissing(EngineError):
+    """There is no folder at the home's path."""
+
+    exit_code = 2
+
+
+class HomeNotAFolder(EngineError):
+    """The home's path names a file."""
+
+    exit_code = 2
+
+
+class HomeUnreadable(EngineError):
+    """The home, or a folder that everything hangs on, cannot be read."""
+
+
+class ReadOnlyHome(EngineError):
+    """Something was to be written, and the home is read-only and no state_dir was given."""
+
+
+class InvalidRequest(EngineError):
+    """A value given by the caller cannot be used (an unknown sort key, a malformed id)."""
+
+    exit_code = 2
+
+
+class InvalidCursor(InvalidRequest):
+    """A page cursor is not one of ours, or belongs to another list."""
+
+
+class ThreadNotFound(EngineError):
+    """No thread has this id."""
+
+    exit_code = 2
+
+
+class LineTooLong(EngineError):
+    """A line exceeds `line_bytes_max`; no reader decodes it."""
+
+
+class StoreError(EngineError):
+    """A database could not do what was asked."""
+
+
+class StoreBusy(StoreError):
+    """Another process kept the database for longer than the bound.
+
+    `waited_ms` is how long was waited; `holder` names who has it, when that can be told.
+    """
+
+    def __init__(
+        self, message: str, *, waited_ms: int, holder: str | None = None, hint: str = "", path: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, path=path)
+        self.waited_ms = waited_ms
+        self.holder = holder
+
+
+class StoreCorrupt(StoreError):
+    """The database file is damaged; everything in it can be built again from the rollouts."""
+
+
+class StoreFull(StoreError):
+    """The disk (or the quota) has no room for the database."""
+
+
+class StoreReadOnly(StoreError):
+    """The database cannot be written."""
+
+
+class StoreUnavailable(StoreError):
+    """The database file could not be opened or read."""
+
+
+class StoreReplaced(StoreError):
+    """The database file was removed or replaced while it was open."""
+
+
+class StoreNewer(StoreError):
+    """The database was made by a newer engine and has a shape that this one does not know."""
+
+
+class MigrationChanged(StoreError):
+    """A migration that was applied differs from the one that this engine carries."""
+
+
+class LibraryTooOld(EngineError):
+    """The SQLite library lacks the WAL-reset fix (3.51.3)."""
+
+
+class LeaseLost(EngineError):
+    """Somebody else owns the lease now; what was under way is left to them."""
+
+
+class WorkerDied(EngineError):
+    """A worker process ended before it answered."""

@@ -1,0 +1,44 @@
+"""The numbers that bound the engine, in one frozen place.
+
+Each field says its unit in its name and what breaks when it is changed. The library reads no environment; the command
+line does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How one engine behaves. All waits, queues, batches, lines and retries have their bound here."""
+
+    block_bytes: int = 256 * 1024
+    """How much of a rollout is read at a time. Larger costs memory and page faults, smaller costs system calls."""
+
+    line_bytes_max: int = 64 * 1024 * 1024
+    """A longer line is set aside unread. Raising it raises the memory that one odd file can take."""
+
+    set_aside_bytes_max: int = 64 * 1024
+    """How many bytes of a set-aside record are stored beside its reason; the whole is in the rollout."""
+
+    batch_streams: int = 200
+    """Streams written in one transaction: also how much work a crash can cost, and how long readers of the lock wait."""
+
+    busy_wait_ms: int = 5_000
+    """How long a database lock is waited for before `StoreBusy` names who holds it."""
+
+    read_connections: int = 4
+    """Read connections a database keeps; more readers wait their turn."""
+
+    list_budget_ms: int = 250
+    """How long a list may spend on catching up with the files before it answers with `partial`."""
+
+    scan_interval_ms: int = 5_000
+    """How old a scan of the folders may be before a list looks again."""
+
+    lease_ms: int = 30_000
+    """How long a claimed lease holds without a heartbeat while its owner lives. A dead owner's lease is free at once."""
+
+    spectator_poll_ms: int = 100
+    """How often a process that waits for somebody else's back-fill looks at its progress."""

@@ -1,0 +1,1 @@
+"""The bridge: folds of records, the tables that they fill, the queries on them."""

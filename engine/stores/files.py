@@ -1,0 +1,158 @@
+"""The one seam between the engine and the operating system's files.
+
+Every call that opens, reads, lists, writes, renames or locks a file goes through a `Files`, and each call carries an op
+name (`"rollout.read"`, `"layout.scan"`), so that a test can record, delay or fail any of them, and an error can say
+what was being done. Nothing here interprets a byte.
+
+Reading never follows a symbolic link in the last component (O_NOFOLLOW): a link inside a home is not a way out of it.
+Files are made 0600 and folders 0700, since they hold conversations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat as stat_module
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_READ = os.O_RDONLY | os.O_CLOEXEC | _NOFOLLOW
+
+
+class FileStat(NamedTuple):
+    """What identifies a file's content without reading it. Sizes in bytes, times in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Entry(NamedTuple):
+    """One name in a folder. `stat` is None for anything but a regular file; `kind` is file, folder, link or other."""
+
+    name: str
+    kind: str
+    stat: FileStat | None
+
+
+class Files:
+    """The real file system."""
+
+    def open_read(self, path: str, *, op: str) -> int:
+        """A descriptor for reading; raises OSError (ELOOP where the path is a symbolic link)."""
+        return os.open(path, _READ)
+
+    def read(self, fd: int, size: int, *, op: str) -> bytes:
+        """Up to `size` bytes from the descriptor's position; b"" at the end."""
+        return os.read(fd, size)
+
+    def pread(self, fd: int, size: int, offset: int, *, op: str) -> bytes:
+        """Up to `size` bytes from `offset`."""
+        return os.pread(fd, size, offset)
+
+    def seek(self, fd: int, offset: int, *, op: str) -> None:
+        """Move the descriptor's position."""
+        os.lseek(fd, offset, os.SEEK_SET)
+
+    def fstat(self, fd: int, *, op: str) -> FileStat:
+        """What the open file is."""
+        return _stat(os.fstat(fd))
+
+    def stat(self, path: str, *, op: str) -> FileStat | None:
+        """What the file at `path` is, or None where there is none. Follows no link."""
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return _stat(found) if stat_module.S_ISREG(found.st_mode) else None
+
+    def kind(self, path: str, *, op: str, follow: bool = False) -> str | None:
+        """`file`, `folder`, `link`, `other`, or None where there is nothing."""
+        try:
+            mode = (os.stat if follow else os.lstat)(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return _kind(mode)
+
+    def scan(self, path: str, *, op: str) -> list[Entry]:
+        """All names in a folder, unsorted, each regular file with its stat. Names that vanish meanwhile are left out."""
+        entries: list[Entry] = []
+        with os.scandir(path) as found:
+            for item in found:
+                with contextlib.suppress(FileNotFoundError):
+                    if item.is_file(follow_symlinks=False):
+                        entries.append(Entry(item.name, "file", _stat(item.stat(follow_symlinks=False))))
+                    else:
+                        entries.append(Entry(item.name, _kind(item.stat(follow_symlinks=False).st_mode), None))
+        return entries
+
+    def close(self, fd: int, *, op: str) -> None:
+        """Give the descriptor back."""
+        os.close(fd)
+
+    def ensure_folder(self, path: str, *, op: str) -> None:
+        """Make a folder (0700) and those above it, where they are missing."""
+        os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def writable(self, path: str, *, op: str) -> bool:
+        """Whether this process may create names in the folder."""
+        return os.access(path, os.W_OK | os.X_OK)
+
+    def rename(self, source: str, target: str, *, op: str) -> None:
+        """Move a name within one file system, replacing the target."""
+        os.rename(source, target)
+
+    def remove(self, path: str, *, op: str) -> None:
+        """Remove a name, where it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def open_lock(self, path: str, *, op: str) -> int:
+        """A descriptor on a lock file (0600), made where it is missing, never truncated."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NOFOLLOW, 0o600)
+
+    def try_flock(self, fd: int, *, shared: bool, op: str) -> bool:
+        """Take an advisory lock without waiting; whether it was free."""
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def read_small(self, path: str, *, bytes_max: int, op: str) -> bytes | None:
+        """The first `bytes_max` bytes of a small file (a lock's owner, /proc), or None where it cannot be read."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return os.read(fd, bytes_max)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def reading(self, path: str, *, op: str) -> Iterator[int]:
+        """`open_read` and `close` around a block."""
+        fd = self.open_read(path, op=op)
+        try:
+            yield fd
+        finally:
+            self.close(fd, op=op)
+
+
+def _stat(found: os.stat_result) -> FileStat:
+    return FileStat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _kind(mode: int) -> str:
+    if stat_module.S_ISREG(mode):
+        return "file"
+    if stat_module.S_ISDIR(mode):
+        return "folder"
+    return "link" if stat_module.S_ISLNK(mode) else "other"
