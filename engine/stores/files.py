@@ -14,10 +14,13 @@ import contextlib
 import fcntl
 import os
 import stat as stat_module
+import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_SQLITE_INTEGER = (1 << 63) - 1
+"""Some file systems number devices and inodes with all 64 bits, which a signed column cannot hold."""
 _READ = os.O_RDONLY | os.O_CLOEXEC | _NOFOLLOW
 
 
@@ -136,6 +139,54 @@ class Files:
         finally:
             os.close(fd)
 
+    def read_all(self, path: str, *, bytes_max: int, op: str) -> bytes | None:
+        """A small file to its end, at most `bytes_max` bytes, or None where it cannot be read.
+
+        /proc hands out a page at a time, so one read is not enough for a list such as /proc/locks.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        parts: list[bytes] = []
+        left = bytes_max
+        try:
+            while left > 0 and (part := os.read(fd, left)):
+                parts.append(part)
+                left -= len(part)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return b"".join(parts)
+
+    def read_link(self, path: str, *, op: str) -> str | None:
+        """Where a symbolic link points, or None where there is none to read."""
+        try:
+            return os.readlink(path)
+        except OSError:
+            return None
+
+    def try_make_folder(self, path: str, *, op: str) -> bool:
+        """Make one new folder (0700); False where the name is taken."""
+        try:
+            os.mkdir(path, mode=0o700)
+        except FileExistsError:
+            return False
+        return True
+
+    def try_create(self, path: str, *, op: str) -> bool:
+        """Make one new, empty file (0600); False where the name is taken."""
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NOFOLLOW, 0o600))
+        except FileExistsError:
+            return False
+        return True
+
+    def temporary(self, *, op: str) -> IO[bytes]:
+        """A nameless file in the system's temporary folder, gone when it is closed."""
+        return tempfile.TemporaryFile()
+
     @contextlib.contextmanager
     def reading(self, path: str, *, op: str) -> Iterator[int]:
         """`open_read` and `close` around a block."""
@@ -147,7 +198,13 @@ class Files:
 
 
 def _stat(found: os.stat_result) -> FileStat:
-    return FileStat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return FileStat(
+        found.st_dev & _SQLITE_INTEGER,
+        found.st_ino & _SQLITE_INTEGER,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+    )
 
 
 def _kind(mode: int) -> str:
