@@ -1,4 +1,4 @@
-"""The documents are true in what a machine can check: links, named files and tests, make targets, the README's length."""
+"""The documents are true where a machine can tell: links, named files and tests, make targets, the README's length."""
 
 from __future__ import annotations
 
