@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,11 @@ WAL_WRITE_BYTE = 120
 _FILES = Files()
 _PROC_LOCKS_BYTES_MAX = 4 * 1024 * 1024
 _PROC_STAT_BYTES_MAX = 4096
+_PROC_LOCK = re.compile(
+    r"\d+: (?P<kind>\w+) +\w+ +(?P<mode>\w+) +(?P<pid>[1-9]\d*) +\w+:\w+:(?P<inode>\d+) +(?P<start>\d+) +(?P<end>\w+)"
+)
+"""A lock that is held: `1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120`. One that waits has `->` before POSIX."""
+
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 """The process id namespace every Linux machine starts with (PROC_PID_INIT_INO)."""
 
@@ -187,20 +193,16 @@ def _holder(path: str, kind: str, files: Files) -> str | None:
 def _pid_of(line: str, kind: str, inode: int) -> int | None:
     """The holder's process id where a line of /proc/locks is about this file.
 
-    A line is `1: POSIX ADVISORY WRITE 4711 fe:00:1234 120 120`; one that waits has `->` in the second place. The device
-    is not compared: some file systems show another one here than stat does.
+    The device is not compared: some file systems show another one here than stat does.
     """
-    fields = line.split()
-    if len(fields) != 8 or fields[1] != kind or fields[5].rpartition(":")[2] != str(inode):
+    found = _PROC_LOCK.fullmatch(line)
+    if found is None or found["kind"] != kind or int(found["inode"]) != inode:
         return None
-    if kind == "POSIX" and not (fields[3] == "WRITE" and int(fields[6]) <= WAL_WRITE_BYTE <= _end(fields[7])):
-        return None
-    pid = int(fields[4])
-    return pid if pid > 0 else None
-
-
-def _end(field: str) -> int:
-    return 1 << 62 if field == "EOF" else int(field)
+    if kind == "POSIX":
+        end = int(found["end"]) if found["end"] != "EOF" else WAL_WRITE_BYTE
+        if found["mode"] != "WRITE" or not int(found["start"]) <= WAL_WRITE_BYTE <= end:
+            return None
+    return int(found["pid"])
 
 
 def _described(pid: int, files: Files) -> str:

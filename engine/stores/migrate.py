@@ -1,10 +1,11 @@
 """Numbered SQL files, applied once each and in order, that make a database what this engine expects.
 
-A migration is `NNNN_verb_noun.sql`, in `engine/_migrations/<which>/` of an installed package or `migrations/<which>/` of
-a checkout. Each is applied in one transaction together with its row in `migrations`; a crash leaves it wholly applied or
-not at all. A checksum over the text, deaf to line ends, comments and trailing blanks (git and editors change those),
-proves that what was applied is what is carried: a difference is `MigrationChanged` and nothing is touched. Numbers that
-this engine does not know were applied by a newer one and are left in peace, since migrations only add.
+A migration is `NNNN_verb_noun.sql`, in `engine/_migrations/<which>/` of an installed package or in the checkout's
+`migrations/<which>/`. Each is applied in one transaction together with its row in `migrations`; a crash leaves it
+wholly applied or not at all. A checksum over the text, deaf to line ends, comments and trailing blanks (git and editors
+change those), proves that what was applied is what is carried: a difference is `MigrationChanged`, and nothing is
+touched. Numbers that this engine does not know were applied by a newer one and are left in peace, since migrations only
+add.
 
 Nothing here locks out other starters; `sqlite.Database.open` calls `apply` under the setup lock.
 """
@@ -16,6 +17,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import apsw
 
@@ -125,7 +127,8 @@ def _applied(connection: apsw.Connection) -> list[tuple[int, str]]:
         is None
     ):
         return []
-    return connection.execute("SELECT number, checksum FROM migrations").fetchall()
+    rows: list[Any] = connection.execute("SELECT number, checksum FROM migrations").fetchall()
+    return rows
 
 
 def _plain(text: bytes) -> str:

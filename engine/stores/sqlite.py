@@ -413,9 +413,7 @@ def quarantine(
             return setup.move_away(place)
 
 
-def remove_older_shapes(
-    folder: str, name: str, shape: int, *, options: Options, clock: Clock, files: Files
-) -> list[str]:
+def remove_older_shapes(folder: str, name: str, shape: int, *, clock: Clock, files: Files) -> list[str]:
     """Remove the files of lower shapes that nobody has open and nobody touched for 7 days; the paths removed."""
     folder = os.path.abspath(folder)
     named = re.compile(re.escape(name) + r"_(?P<shape>[1-9][0-9]{0,8})\.sqlite(?:-wal|-shm)?")
