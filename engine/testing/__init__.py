@@ -5,6 +5,23 @@ a clock that only a test moves. Nothing in the engine imports this but the comma
 """
 
 from engine.testing.clock import ManualClock
-from engine.testing.homes import HomePlan, MadeThread, append_turns, make_home, make_rollout, read_lines, rollout_lines
+from engine.testing.homes import (
+    HomePlan,
+    MadeThread,
+    append_turns,
+    make_home,
+    make_rollout,
+    read_lines,
+    rollout_lines,
+)
 
-__all__ = ["HomePlan", "MadeThread", "ManualClock", "append_turns", "make_home", "make_rollout", "read_lines", "rollout_lines"]
+__all__ = [
+    "HomePlan",
+    "MadeThread",
+    "ManualClock",
+    "append_turns",
+    "make_home",
+    "make_rollout",
+    "read_lines",
+    "rollout_lines",
+]

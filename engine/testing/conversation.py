@@ -1,8 +1,8 @@
 """One rollout as it comes to be, line by line.
 
 A `Conversation` renders records the way released versions of the Codex CLI write them: the same keys in the same order,
-compact JSON, UTF-8 as it is. Three styles: `paginated` (0.169: ordinals, completed items), `legacy` (0.169 asked for the
-older mode: the same metadata, events instead of items, no ordinals) and `old` (0.130: neither ids nor history_mode).
+compact JSON, UTF-8 as it is. Three styles: `paginated` (0.169: ordinals, completed items), `legacy` (0.169 asked for
+the older mode: the same metadata, events instead of items, no ordinals) and `old` (0.130: no ids, no history_mode).
 While it renders it keeps `row`: what a thread's row must show after the lines so far, set by whoever writes the line
 and never read back from it, so that a reader can be checked against it. Lines are made as they are asked for: memory
 does not grow with the rollout. It knows nothing of the engine.
@@ -30,8 +30,8 @@ SMALL_ROLLOUT_BYTES = 8_000
 """Smaller rollouts leave out what a short one can do without."""
 
 _FILLER_BYTES = {"paginated": 455, "legacy": 430, "old": 150}
-_ENDING_BYTES = {"paginated": 2_860, "legacy": 2_540, "old": 1_080}
-_SHORT_ENDING_BYTES = {"paginated": 780, "legacy": 540, "old": 390}
+_ENDING_BYTES = {"paginated": 2_550, "legacy": 2_290, "old": 1_130}
+_SHORT_ENDING_BYTES = {"paginated": 600, "legacy": 390, "old": 390}
 _DIRECT = {"type": "disabled"}
 _READ_ONLY = {
     "type": "managed",
@@ -112,14 +112,20 @@ class Usage(NamedTuple):
         return self.input + self.output
 
     def render(self, *, cache_write: bool) -> bytes:
-        return b'{"input_tokens":%d,"cached_input_tokens":%d,%s"output_tokens":%d,"reasoning_output_tokens":%d,"total_tokens":%d}' % (
-            self.input,
-            self.cached,
-            b'"cache_write_input_tokens":0,' if cache_write else b"",
-            self.output,
-            self.reasoning,
-            self.total,
+        return (
+            b'{"input_tokens":%d,"cached_input_tokens":%d,%s"output_tokens":%d,"reasoning_output_tokens":%d,"total_tokens":%d}'
+            % (
+                self.input,
+                self.cached,
+                b'"cache_write_input_tokens":0,' if cache_write else b"",
+                self.output,
+                self.reasoning,
+                self.total,
+            )
         )
+
+
+NO_USAGE = Usage()
 
 
 @dataclass(slots=True)
@@ -195,14 +201,14 @@ class Conversation:
     habits: Habits = field(default_factory=Habits)
     size: int = 0
     records: int = 0
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     boundaries: list[Boundary] = field(default_factory=list)
     turn_id: bytes = b""
     turn_count: int = 0
     sequence: int = 0
     calls: int = 0
-    turn_usage: Usage = Usage()
-    last_usage: Usage = Usage()
+    turn_usage: Usage = NO_USAGE
+    last_usage: Usage = NO_USAGE
     recent: list[str] = field(default_factory=list)
     closing_bytes: int = 0
     started_s: int = 0
@@ -241,7 +247,13 @@ class Conversation:
         if self.ordinal is None:
             made = b'{"timestamp":"%b","type":"%b","payload":{%b}%b}\n' % (when, kind, payload, after)
         else:
-            made = b'{"timestamp":"%b","ordinal":%d,"type":"%b","payload":{%b}%b}\n' % (when, self.ordinal, kind, payload, after)
+            made = b'{"timestamp":"%b","ordinal":%d,"type":"%b","payload":{%b}%b}\n' % (
+                when,
+                self.ordinal,
+                kind,
+                payload,
+                after,
+            )
         return self.count(made)
 
     def count(self, made: bytes) -> bytes:
@@ -323,7 +335,7 @@ class Conversation:
             self.wait(20_000, 900_000)
         self.turn_count += 1
         self.turn_id = self.new_id()
-        self.turn_usage = Usage()
+        self.turn_usage = NO_USAGE
 
     def _closing_bytes(self, said: str, *, aborted: bool) -> int:
         if aborted:
@@ -375,7 +387,10 @@ class Conversation:
             f"<environment_context>\n  <cwd>{self.settings.cwd}</cwd>\n  <shell>bash</shell>\n</environment_context>"
         )
         yield self.response(
-            b"message", self.new_id(b"msg_"), b'"role":"user","content":[{"type":"input_text","text":%b}]' % cwd, dated=True
+            b"message",
+            self.new_id(b"msg_"),
+            b'"role":"user","content":[{"type":"input_text","text":%b}]' % cwd,
+            dated=True,
         )
         if self.modern:
             yield self.world_state(full=True)
@@ -384,7 +399,8 @@ class Conversation:
         """What the model is told about its surroundings: all of it, or what changed."""
         if not full:
             return self.line(
-                b"world_state", b'"full":false,"state":{"environments":{"current_date":"%b"}}' % iso(self.now_ms)[:10].encode()
+                b"world_state",
+                b'"full":false,"state":{"environments":{"current_date":"%b"}}' % iso(self.now_ms)[:10].encode(),
             )
         state = orjson.dumps({
             "agents_md": {},
@@ -424,7 +440,10 @@ class Conversation:
             b"turn_context",
             b'"turn_id":"%b","root_turn_id":"%b","disabled_plugin_ids":[],"cwd":%b,"approval_policy":"%b","approvals_reviewer":"user",'
             b'"permission_profile":%b,%b"multi_agent_version":"v1","realtime_active":false,%b"summary":"none","sandbox_policy":%b'
-            % (self.turn_id, self.turn_id, orjson.dumps(now.cwd), now.approval.encode(), now.profile_json(), shared, effort, now.sandbox_json()),
+            % (
+                self.turn_id, self.turn_id, orjson.dumps(now.cwd), now.approval.encode(), now.profile_json(),
+                shared, effort, now.sandbox_json(),
+            ),
         )  # fmt: skip
 
     def _old_context(self, shared: bytes, effort: bytes) -> bytes:
@@ -434,7 +453,10 @@ class Conversation:
             b"turn_context",
             b'"turn_id":"%b","cwd":%b,"current_date":"%b","timezone":"Etc/UTC","approval_policy":"%b","sandbox_policy":%b,%b'
             b'%b"realtime_active":false,%b"summary":"none","truncation_policy":{"mode":"tokens","limit":10000}'
-            % (self.turn_id, orjson.dumps(now.cwd), iso(self.now_ms)[:10].encode(), now.approval.encode(), now.sandbox_json(), profile, shared, effort),
+            % (
+                self.turn_id, orjson.dumps(now.cwd), iso(self.now_ms)[:10].encode(), now.approval.encode(),
+                now.sandbox_json(), profile, shared, effort,
+            ),
         )  # fmt: skip
 
     def _policy_fact(self) -> str:
@@ -458,7 +480,9 @@ class Conversation:
             },
             "disabled_plugin_ids": [],
         })  # fmt: skip
-        made = self.event(b"thread_settings_applied", b',"thread_id":"%b","thread_settings":%b' % (self.thread_id, body))
+        made = self.event(
+            b"thread_settings_applied", b',"thread_id":"%b","thread_settings":%b' % (self.thread_id, body)
+        )
         self.row.update(
             model=now.model,
             reasoning_effort=now.effort,
@@ -499,7 +523,11 @@ class Conversation:
     def user_message(self, sent: str, wish: str, *, image: bool = False) -> Iterator[bytes]:
         """What a person sent; `wish` is what a list shows of it."""
         quoted = orjson.dumps(sent)
-        url = b'"data:image/png;base64,%b"' % text.opaque(self.rng, max(64, min(2_000, self.left() // 4))).encode() if image else b""
+        url = (
+            b'"data:image/png;base64,%b"' % text.opaque(self.rng, max(64, min(2_000, self.left() // 4))).encode()
+            if image
+            else b""
+        )
         yield from self._user_response(quoted, url)
         if self.paginated:
             content = [b'{"type":"text","text":%b,"text_elements":[]}' % quoted] if sent else []
@@ -508,7 +536,8 @@ class Conversation:
         else:
             audio = b',"audio":[],"local_audio":[]' if self.modern else b""
             yield self.event(
-                b"user_message", b',"message":%b,"images":[%b],"local_images":[]%b,"text_elements":[]' % (quoted, url, audio)
+                b"user_message",
+                b',"message":%b,"images":[%b],"local_images":[]%b,"text_elements":[]' % (quoted, url, audio),
             )
         self._note_user_message(wish, image=image)
 
@@ -536,7 +565,9 @@ class Conversation:
             self.row["title"] = wish
 
     def _told_by_agent(self) -> Iterator[bytes]:
-        task = orjson.dumps(f"Message Type: TASK\nTask name: /root/task\nSender: /root\nPayload:\n{text.prompt(self.rng)}")
+        task = orjson.dumps(
+            f"Message Type: TASK\nTask name: /root/task\nSender: /root\nPayload:\n{text.prompt(self.rng)}"
+        )
         yield self.line(b"inter_agent_communication_metadata", b'"trigger_turn":true')
         yield self.response(
             b"agent_message",
@@ -550,7 +581,9 @@ class Conversation:
         quoted = orjson.dumps(said)
         message_id = b"msg_%d" % self.call_number()
         if self.paginated:
-            yield self.item(b"AgentMessage", message_id, b',"content":[{"type":"Text","text":%b}],"phase":"%b"' % (quoted, phase))
+            yield self.item(
+                b"AgentMessage", message_id, b',"content":[{"type":"Text","text":%b}],"phase":"%b"' % (quoted, phase)
+            )
         else:
             yield self.event(b"agent_message", b',"message":%b,"phase":"%b","memory_citation":null' % (quoted, phase))
         if both:
@@ -558,7 +591,8 @@ class Conversation:
             yield self.response(
                 b"message",
                 message_id,
-                b'"role":"assistant","content":[{"type":"output_text","text":%b%b}],"phase":"%b"' % (quoted, notes, phase),
+                b'"role":"assistant","content":[{"type":"output_text","text":%b%b}],"phase":"%b"'
+                % (quoted, notes, phase),
             )
 
     def _step(self) -> Iterator[bytes]:
@@ -569,16 +603,20 @@ class Conversation:
 
     def sampled(self) -> Iterator[bytes]:
         """The model was called once more: its usage, as a record where the style has one."""
-        used = Usage(2_000 + int(self.rng.random() * 9_000), int(self.rng.random() * 2_000), 20 + int(self.rng.random() * 900), 0)
+        used = Usage(
+            2_000 + int(self.rng.random() * 9_000), int(self.rng.random() * 2_000), 20 + int(self.rng.random() * 900), 0
+        )
         self.last_usage, self.usage, self.turn_usage = used, self.usage.plus(used), self.turn_usage.plus(used)
         if self.modern:
             yield self.line(
                 b"token_usage_record",
-                b'"thread_id":"%b","turn_id":"%b","session_id":"%b","root_turn_id":"%b","response_id":"resp_%06d","usage":%b,'
-                b'"turn_token_usage":%b,"thread_token_usage":%b'
+                b'"thread_id":"%b","turn_id":"%b","session_id":"%b","root_turn_id":"%b",'
+                b'"response_id":"resp_%06d",'
+                b'"usage":%b,"turn_token_usage":%b,"thread_token_usage":%b'
                 % (
-                    self.thread_id, self.turn_id, self.thread_id, self.turn_id, self.calls, used.render(cache_write=True),
-                    self.turn_usage.render(cache_write=True), self.usage.render(cache_write=True),
+                    self.thread_id, self.turn_id, self.thread_id, self.turn_id, self.calls,
+                    used.render(cache_write=True), self.turn_usage.render(cache_write=True),
+                    self.usage.render(cache_write=True),
                 ),
             )  # fmt: skip
 
@@ -613,9 +651,15 @@ class Conversation:
         """The thread's goal is set or changed; before any message it is what a list shows."""
         seconds = self.now_ms // 1000
         goal = {
-            "threadId": self.thread_id.decode(), "objective": wanted, "status": self.rng.choice(("active", "paused", "complete")),
-            "tokenBudget": 60_000, "tokensUsed": self.usage.total, "timeUsedSeconds": 0, "createdAt": seconds, "updatedAt": seconds,
-        }  # fmt: skip
+            "threadId": self.thread_id.decode(),
+            "objective": wanted,
+            "status": self.rng.choice(("active", "paused", "complete")),
+            "tokenBudget": 60_000,
+            "tokensUsed": self.usage.total,
+            "timeUsedSeconds": 0,
+            "createdAt": seconds,
+            "updatedAt": seconds,
+        }
         made = self.event(b"thread_goal_updated", b',"threadId":"%b","goal":%b' % (self.thread_id, orjson.dumps(goal)))
         if self.row["preview"] is None:
             self.row["preview"] = wanted
@@ -686,4 +730,6 @@ def note_meta(row: dict[str, object], meta: dict[str, object]) -> None:
         row["memory_mode"] = meta["memory_mode"]
     git = meta.get("git")
     if isinstance(git, dict):
-        row.update(git_sha=git.get("commit_hash"), git_branch=git.get("branch"), git_origin_url=git.get("repository_url"))
+        row.update(
+            git_sha=git.get("commit_hash"), git_branch=git.get("branch"), git_origin_url=git.get("repository_url")
+        )

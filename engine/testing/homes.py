@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -44,7 +43,10 @@ _INHERITING_BYTES_MIN = 15_000
 
 @dataclass(frozen=True, kw_only=True)
 class HomePlan:
-    """What a home is to contain. Shares are parts of all threads; each that is not 0 occurs at least once in five threads or more."""
+    """What a home is to contain.
+
+    Shares are parts of all threads; a share that is not 0 gives at least one thread once there are five or more.
+    """
 
     threads: int = 20
     seed: int = 0
@@ -58,14 +60,20 @@ class HomePlan:
     forks: float = 0.08
     subagents: float = 0.08
     reverted: float = 0.02
-    """Share with a second rollout that replaces the first from some turn on; these are paginated, active and not compressed."""
+    """Share with a second rollout that replaces the first from some turn on: paginated, active, not compressed."""
     compressed: float = 0.0
     start: str = "2026-01-05T09:00:00Z"
     days: int = 120
     """The span over which creation times are spread evenly from `start`."""
     providers: tuple[str, ...] = ("openai", "openai", "openai", "azure", "local")
     models: tuple[str, ...] = ("gpt-5.5", "gpt-5.4", "gpt-6-sol", "o4-mini")
-    cwds: tuple[str, ...] = ("/home/dev/shop", "/home/dev/shop/api", "/srv/build/agent", "/home/dev/プロジェクト", "/home/dev/my notes")
+    cwds: tuple[str, ...] = (
+        "/home/dev/shop",
+        "/home/dev/shop/api",
+        "/srv/build/agent",
+        "/home/dev/プロジェクト",
+        "/home/dev/my notes",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +139,10 @@ def make_home(
 def make_rollout(
     home: str | Path, *, size: int, mode: str = "paginated", seed: int = 0, created: str = "2026-01-05T09:00:00Z"
 ) -> MadeThread:
-    """Write one rollout of `size` bytes into a home; `mode` is `paginated`, `legacy`, or `old` for a legacy one of 0.130."""
-    plan = HomePlan(threads=1, seed=seed, bytes_min=size, bytes_max=size, start=created, days=0, paginated=1.0, archived=0.0)
+    """Write one rollout of `size` bytes into a home; `mode` is `paginated`, `legacy`, or `old` (legacy, of 0.130)."""
+    plan = HomePlan(
+        threads=1, seed=seed, bytes_min=size, bytes_max=size, start=created, days=0, paginated=1.0, archived=0.0
+    )
     (seat,) = _plan_seats(plan)
     seat.style = _checked_style(mode)
     return _make_thread(str(home), plan, seat)
@@ -149,7 +159,7 @@ def rollout_lines(*, seed: int = 0, mode: str = "paginated", size: int = 20_000)
 
 
 def append_turns(home: str | Path, thread: MadeThread, *, seed: int = 1, size: int = 4_000) -> MadeThread:
-    """Write at least one more turn of some `size` bytes to a thread that `make_home` or this function gave; tells how it is now."""
+    """Write one more turn or several, some `size` bytes, to a thread that is not compressed; tell how it is now."""
     rng = Random(f"append:{seed}:{thread.rollout_id}")
     row = dict(thread.row)
     talk = Conversation(
@@ -161,7 +171,7 @@ def append_turns(home: str | Path, thread: MadeThread, *, seed: int = 1, size: i
         settings=Settings(str(row["model"] or "gpt-5.5"), None, str(row["cwd"]), "never", 0),
         row=row,
         bytes_wanted=thread.bytes + size,
-        now_ms=_number(row["updated_at_ms"]) + 60_000,
+        now_ms=int(str(row["updated_at_ms"])) + 60_000,
         ordinal=thread.next_ordinal,
         steps=STEPS[thread.style],
         habits=Habits(changes=False),
@@ -409,10 +419,10 @@ def _meta(plan: HomePlan, seat: _Seat, rng: Random, settings: Settings) -> dict[
     if modern:
         session = parent.thread_id if parent and seat.kind == "subagent" else seat.thread_id
         identity = {"account_scoped": True, "session_id": session.decode(), **identity}
-    lineage = _lineage(seat, rng)
+    lineage, window = _lineage(seat, rng), uuid7(rng, seat.created_ms)
     return {
         **identity,
-        **{key: lineage[key] for key in ("forked_from_id", "forked_from_ordinal_exclusive", "parent_thread_id") if key in lineage},
+        **{key: value for key, value in lineage.items() if key != "history_base"},
         "timestamp": iso(seat.created_ms),
         "cwd": settings.cwd,
         **({"runtime_workspace_roots": [settings.cwd]} if modern else {}),
@@ -425,9 +435,9 @@ def _meta(plan: HomePlan, seat: _Seat, rng: Random, settings: Settings) -> dict[
         **({"memory_mode": "disabled"} if rng.random() < 0.06 else {}),
         **({"history_mode": "paginated" if seat.style == "paginated" else "legacy"} if modern else {}),
         **({"history_base": lineage["history_base"]} if "history_base" in lineage else {}),
-        **({"multi_agent_version": "v1", "context_window": {"window_id": uuid7(rng, seat.created_ms).decode()}} if modern else {}),
-        **_git(seat, rng),
-    }  # fmt: skip
+        **({"multi_agent_version": "v1", "context_window": {"window_id": window.decode()}} if modern else {}),
+        **_git(rng),
+    }
 
 
 def _agent(seat: _Seat, rng: Random) -> dict[str, object]:
@@ -473,17 +483,26 @@ def _instructions(seat: _Seat, rng: Random, settings: Settings) -> dict[str, obj
         return None
     large = seat.bytes_wanted >= 30_000 and rng.random() < 0.6
     words = text.manual(rng, rng.randrange(10_000, 20_000) if large else rng.randrange(200, 1_000))
-    return {"text": words, **({"provenance": {"type": "model", "model": settings.model}} if seat.style != "old" else {})}
+    return {
+        "text": words,
+        **({"provenance": {"type": "model", "model": settings.model}} if seat.style != "old" else {}),
+    }
 
 
-def _git(seat: _Seat, rng: Random) -> dict[str, object]:
+def _git(rng: Random) -> dict[str, object]:
     dice = rng.random()
     if dice < 0.3:
         return {}
     if dice < 0.35:
         return {"git": {"branch": "main"}}
     branch, repository = rng.choice(("main", "main", "fix/rounding", "feature/ünïcode")), rng.randrange(9)
-    return {"git": {"commit_hash": sha(rng), "branch": branch, "repository_url": f"https://git.example/shop-{repository}.git"}}
+    return {
+        "git": {
+            "commit_hash": sha(rng),
+            "branch": branch,
+            "repository_url": f"https://git.example/shop-{repository}.git",
+        }
+    }
 
 
 # History that is taken over from a parent by copying.
@@ -494,7 +513,16 @@ def _copied_history(home: str, seat: _Seat, talk: Conversation) -> Iterator[byte
     boundary = _copied_to(seat, talk)
     if boundary is None or seat.parent is None:
         return
-    told = ["title", "preview", "first_user_message", "sandbox_policy", "approval_mode", "tokens_used", "model", "reasoning_effort"]
+    told = [
+        "title",
+        "preview",
+        "first_user_message",
+        "sandbox_policy",
+        "approval_mode",
+        "tokens_used",
+        "model",
+        "reasoning_effort",
+    ]
     for record in islice(_records(home, seat.parent), boundary.records):
         yield _again(talk, record)
         event = record["payload"].get("type") if record["type"] == "event_msg" else None
@@ -521,7 +549,12 @@ def _inherited_context(home: str, seat: _Seat, talk: Conversation) -> list[_Reco
     The first line is told where it ends (`subagent_history_start_ordinal`).
     """
     parent = seat.parent
-    if parent is None or seat.kind != "subagent" or seat.style != "paginated" or seat.bytes_wanted < _INHERITING_BYTES_MIN:
+    if (
+        parent is None
+        or seat.kind != "subagent"
+        or seat.style != "paginated"
+        or seat.bytes_wanted < _INHERITING_BYTES_MIN
+    ):
         return []
     if talk.chance(0.4) or "memory_mode" in parent.meta:
         return []
@@ -564,7 +597,10 @@ def read_lines(home: str | Path, path: str) -> Iterator[bytes]:
         with open(plain, "rb") as file:
             yield from file
         return
-    with open(plain + ".zst", "rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader:
+    with (
+        open(plain + ".zst", "rb") as file,
+        zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader,
+    ):
         rest = b""
         while block := reader.read(1 << 18):
             *lines, rest = (rest + block).split(b"\n")
@@ -611,17 +647,7 @@ def _set_time(full: str, ms: int) -> None:
     os.utime(full, ns=(ms * 1_000_000, ms * 1_000_000))
 
 
-def remove_home(folder: str | Path) -> None:
-    """Take a made home away again."""
-    shutil.rmtree(folder)
-
-
 def _checked_style(mode: str) -> str:
     if mode not in STEPS:
         raise ValueError(f"no such mode: {mode!r}; one of {', '.join(STEPS)}")
     return mode
-
-
-def _number(value: object) -> int:
-    assert isinstance(value, int)
-    return value

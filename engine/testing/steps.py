@@ -94,7 +94,8 @@ def patch(talk: Conversation) -> Iterator[bytes]:
     yield talk.response(
         b"custom_tool_call_output",
         talk.new_id(b"ctco_"),
-        b'"call_id":"call_%d","output":%b' % (number, orjson.dumps(f"Exit code: 0\nWall time: 0 seconds\nOutput:\n{done}")),
+        b'"call_id":"call_%d","output":%b'
+        % (number, orjson.dumps(f"Exit code: 0\nWall time: 0 seconds\nOutput:\n{done}")),
         dated=True,
     )
 
@@ -219,15 +220,22 @@ def call_own_tool(talk: Conversation) -> Iterator[bytes]:
 
 def review(talk: Conversation) -> Iterator[bytes]:
     """Review mode is entered and left again."""
-    found = orjson.dumps({
-        "findings": [{
-            "title": "Missing check", "body": text.commentary(talk.rng), "confidence_score": 0.85, "priority": 1,
-            "code_location": {
-                "absolute_file_path": f"{talk.settings.cwd}/{text.file_name(talk.rng)}", "line_range": {"start": 3, "end": 9},
-            },
-        }],
-        "overall_correctness": "patch is correct", "overall_explanation": text.thought(talk.rng), "overall_confidence_score": 0.7,
-    })  # fmt: skip
+    path = f"{talk.settings.cwd}/{text.file_name(talk.rng)}"
+    finding = {
+        "title": "Missing check",
+        "body": text.commentary(talk.rng),
+        "confidence_score": 0.85,
+        "priority": 1,
+        "code_location": {"absolute_file_path": path, "line_range": {"start": 3, "end": 9}},
+    }
+    found = orjson.dumps(
+        {
+            "findings": [finding],
+            "overall_correctness": "patch is correct",
+            "overall_explanation": text.thought(talk.rng),
+            "overall_confidence_score": 0.7,
+        }
+    )
     entered = b',"target":{"type":"uncommittedChanges"},"user_facing_hint":"current changes"'
     if talk.paginated:
         yield talk.item(b"EnteredReviewMode", talk.new_id(), entered)
@@ -240,7 +248,8 @@ def review(talk: Conversation) -> Iterator[bytes]:
 def compact(talk: Conversation) -> Iterator[bytes]:
     """The model's context is replaced by a summary and the last prompts."""
     kept = [
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": said}]} for said in talk.recent[-3:]
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": said}]}
+        for said in talk.recent[-3:]
     ]
     body = b'"message":%b,"replacement_history":%b' % (orjson.dumps(text.thought(talk.rng)), orjson.dumps(kept))
     if talk.modern:
@@ -256,6 +265,53 @@ def compact(talk: Conversation) -> Iterator[bytes]:
         yield talk.item(b"ContextCompaction", talk.new_id(), b"")
     else:
         yield talk.event(b"context_compacted", b"")
+
+
+def find_tools(talk: Conversation) -> Iterator[bytes]:
+    """Tools are searched for, and some more are put before the model."""
+    number = talk.call_number()
+    words = orjson.dumps(text.query(talk.rng))
+    yield talk.response(
+        b"tool_search_call",
+        b"tsc_%d" % number,
+        b'"call_id":"call_%d","status":"completed","execution":"client","arguments":{"query":%b}' % (number, words),
+    )
+    tool = b'{"type":"function","name":"lookup","description":%b,"parameters":{"type":"object"}}' % words
+    yield talk.response(
+        b"tool_search_output",
+        b"tso_%d" % number,
+        b'"call_id":"call_%d","execution":"client","tools":[%b]' % (number, tool),
+    )
+    yield talk.response(b"additional_tools", talk.new_id(b"at_"), b'"role":"developer","tools":[%b]' % tool)
+
+
+def draw(talk: Conversation) -> Iterator[bytes]:
+    """The model makes an image."""
+    item_id = b"ig_%d" % talk.call_number()
+    data = text.opaque(talk.rng, max(64, min(_some_bytes(talk), talk.left() // 4))).encode()
+    prompt = orjson.dumps(text.query(talk.rng))
+    if talk.paginated:
+        yield talk.item(
+            b"ImageGeneration", item_id, b',"status":"completed","revised_prompt":%b,"result":"%b"' % (prompt, data)
+        )
+    yield talk.response(
+        b"image_generation_call", item_id, b'"status":"completed","revised_prompt":%b,"result":"%b"' % (prompt, data)
+    )
+
+
+def rest(talk: Conversation) -> Iterator[bytes]:
+    """The agent sleeps, and a hook has a word."""
+    item = b'{"type":"Extension","id":"%b","kind":"clock.sleep","duration_ms":60000}' % talk.new_id()
+    talk.wait(60_000, 61_000)
+    yield talk.event(
+        b"item_completed",
+        b',"thread_id":"%b","turn_id":"%b","item":%b,"completed_at_ms":%d'
+        % (talk.thread_id, talk.turn_id, item, talk.now_ms),
+    )
+    if talk.paginated:
+        said = orjson.dumps(text.commentary(talk.rng))
+        body = b',"fragments":[{"text":%b,"hookRunId":"run_%d"}]' % (said, talk.call_number())
+        yield talk.item(b"HookPrompt", talk.new_id(), body)
 
 
 def set_goal(talk: Conversation) -> Iterator[bytes]:
@@ -290,14 +346,18 @@ def shell_item(talk: Conversation) -> Iterator[bytes]:
         "working_directory": talk.settings.cwd, "env": None, "user": None,
     })  # fmt: skip
     yield talk.response(
-        b"local_shell_call", b"lsc_%d" % number, b'"call_id":"call_%d","status":"completed","action":%b' % (number, action)
+        b"local_shell_call",
+        b"lsc_%d" % number,
+        b'"call_id":"call_%d","status":"completed","action":%b' % (number, action),
     )
     yield _output(talk, number, orjson.dumps(text.output(talk.rng, min(_some_bytes(talk), 2_000))))
 
 
 def snapshot(talk: Conversation) -> Iterator[bytes]:
     """An item of old files that readers drop without a word."""
-    yield talk.response(b"ghost_snapshot", b"gs_1", b'"ghost_commit":{"id":"%b","parent":null}' % sha(talk.rng).encode())
+    yield talk.response(
+        b"ghost_snapshot", b"gs_1", b'"ghost_commit":{"id":"%b","parent":null}' % sha(talk.rng).encode()
+    )
 
 
 def strange(talk: Conversation) -> Iterator[bytes]:
@@ -311,7 +371,9 @@ def strange(talk: Conversation) -> Iterator[bytes]:
         yield talk.event(b"holo_preview_ready", b',"depth":0.1,"panes":["left","right"]')
     elif dice == 2:
         yield talk.line(
-            b"event_msg", b'"type":"agent_reasoning_section_break","hue":"teal"', b',"trace":{"span":"%x"}' % talk.rng.getrandbits(32)
+            b"event_msg",
+            b'"type":"agent_reasoning_section_break","hue":"teal"',
+            b',"trace":{"span":"%x"}' % talk.rng.getrandbits(32),
         )
     else:
         yield _unusual_order(talk)
@@ -327,8 +389,9 @@ def _unusual_order(talk: Conversation) -> bytes:
     )
     ordinal = "" if talk.ordinal is None else f', "ordinal": {talk.ordinal}'
     made = (
-        f'{{"payload": {{"info": {{"total_token_usage": {total}, "last_token_usage": {total}, "model_context_window": null}}, '
-        f'"rate_limits": null, "type": "token\\u005fcount"}}, "type": "event\\u005fmsg"{ordinal}, "timestamp": "{iso(talk.now_ms)}"}}\n'
+        f'{{"payload": {{"info": {{"total_token_usage": {total}, "last_token_usage": {total}, '
+        f'"model_context_window": null}}, "rate_limits": null, "type": "token\\u005fcount"}}, '
+        f'"type": "event\\u005fmsg"{ordinal}, "timestamp": "{iso(talk.now_ms)}"}}\n'
     )
     talk.row["tokens_used"] = used.total
     return talk.count(made.encode())
@@ -369,12 +432,20 @@ def _table(*rows: tuple[Step, float]) -> _Table:
     return tuple(step for step, _ in rows), tuple(accumulate(weight for _, weight in rows))
 
 
-_COMMON = ((run, 40), (think, 16), (comment, 14), (patch, 12), (make_plan, 3), (set_goal, 0.4), (count_only, 4), (strange, 5), (look, 1))
-_MODERN = (*_COMMON, (search_web, 2), (call_mcp, 4), (look_around, 2), (review, 0.5), (compact, 0.8), (call_own_tool, 1))
+_COMMON = (
+    (run, 40.0), (think, 16.0), (comment, 14.0), (patch, 12.0), (make_plan, 3.0), (set_goal, 0.4), (count_only, 4.0),
+    (strange, 5.0), (look, 1.0),
+)  # fmt: skip
+_MODERN = (
+    *_COMMON, (search_web, 2.0), (call_mcp, 4.0), (look_around, 2.0), (review, 0.5), (compact, 0.8),
+    (call_own_tool, 1.0), (find_tools, 0.6), (draw, 0.3), (rest, 0.4),
+)  # fmt: skip
 
 STEPS: dict[str, _Table] = {
     "paginated": _table(*_MODERN, (call_agent, 2)),
     "legacy": _table(*_MODERN, (call_agent, 1), (roll_back, 0.4)),
-    "old": _table(*_COMMON, (search_web, 1), (compact, 0.6), (roll_back, 0.5), (shell_item, 1), (snapshot, 0.6), (review, 0.3)),
+    "old": _table(
+        *_COMMON, (search_web, 1), (compact, 0.6), (roll_back, 0.5), (shell_item, 1), (snapshot, 0.6), (review, 0.3)
+    ),
 }
 """For each style its steps and their cumulative weights."""
