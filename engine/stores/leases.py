@@ -3,7 +3,7 @@
 A lease is a row of `jobs_1.sqlite`. It is free when nobody has it, when its owner is dead or of another boot, and when
 its owner, though alive, has not sent a heartbeat for `lease_ms`. A stopped process may so lose its work, which is why
 every effect carries the lease's generation and a later one fences it off (`fence`). Generations rise for ever: each is
-the one before plus one, and at least the wall time in ms, so that losing the database does not hand out an old one again.
+the one before plus one, and at least the wall time in ms, so that losing the database hands out no old one again.
 
 Times are milliseconds since boot, so setting the clock neither frees a lease nor keeps one. An owner whose boot time
 cannot be compared with ours (another host) is judged by watching: a lease whose heartbeat stood still for `lease_ms` by

@@ -132,7 +132,8 @@ def _applied(connection: apsw.Connection) -> list[tuple[int, str]]:
 
 
 def _plain(text: bytes) -> str:
-    return text.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    """UTF-8 with plain line feeds; a byte order mark is an editor's doing too."""
+    return text.decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _locate(which: str, files: Files) -> str:
