@@ -133,7 +133,7 @@ def unknown_kind(rollout: _Rollout) -> Expected:
     return _inserted(rollout, line, good=1, bad=0)
 
 
-def _inserted(home: str | Path, thread: MadeThread | str, rng: Random, line: bytes, *, good: int, bad: int) -> Expected:
+def _inserted(rollout: _Rollout, line: bytes, *, good: int, bad: int) -> Expected:
     at = rollout.middle()
     rollout.write([*rollout.lines[:at], line, *rollout.lines[at:]])
     return rollout.expect(len(rollout.lines) + good, bad)
@@ -261,14 +261,15 @@ def active_and_archived(rollout: _Rollout) -> Expected:
 @_damage
 def id_differs_from_the_name(rollout: _Rollout) -> Expected:
     """The file is named for another id: listed under the id inside; the name is a finding."""
-    path = f"{os.path.dirname(rollout.path)}/{rollout.name[:28]}01a20458-0000-7000-8000-{rollout.rng.getrandbits(48):012x}.jsonl"
+    other_id = f"01a20458-0000-7000-8000-{rollout.rng.getrandbits(48):012x}"
+    path = f"{os.path.dirname(rollout.path)}/{rollout.name[:28]}{other_id}.jsonl"
     os.rename(rollout.full, os.path.join(rollout.home, path))
     return Expected(listed=True, good_records=len(rollout.lines), bad_lines=0, paths=(path,))
 
 
 @_damage
 def odd_file_names(rollout: _Rollout) -> Expected:
-    """In the wrong folder, beside a copy by another name and the start of a copy: only the first counts, and is listed."""
+    """Moved to the wrong folder; a copy of another name and a part of one remain: only the moved one is listed."""
     folder, content = os.path.dirname(rollout.path), b"".join(rollout.lines)
     moved = f"sessions/{rollout.name}"
     os.rename(rollout.full, os.path.join(rollout.home, moved))
