@@ -424,7 +424,8 @@ def test_an_old_library_is_refused(opened: Opener, monkeypatch: pytest.MonkeyPat
 
 def test_a_full_disk_is_told_as_such_and_the_database_goes_on_when_there_is_room(opened: Opener) -> None:
     database = opened()
-    fill = "INSERT INTO things SELECT hex(randomblob(500)), 1 FROM generate_series(1, 500)"
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)"
+    fill = f"{numbers} INSERT INTO things SELECT hex(randomblob(500)), i FROM n"
     with pytest.raises(StoreFull) as caught, database.write() as transaction:
         transaction.run(f"PRAGMA max_page_count = 8; {fill}")
     assert caught.value.path == database.path
