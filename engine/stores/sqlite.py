@@ -252,7 +252,11 @@ class Database:
 
         Of several processes that found the damage, one moves the file, and the new file of that one stays.
         """
-        self.close()
+        with self._mutex:
+            for link in (self._writer, *self._readers):
+                if link is not None:
+                    link.keep_wal(wanted=True)
+            self.close()
         if self._place is None or self._identity is None:
             return None
         place, setup = self._place, self._setup
@@ -373,10 +377,7 @@ class Database:
         with _files_translated("open", place.path), setup.lock(place, shared=True):
             if _identity(place, setup.files) != self._identity:
                 raise _replaced("open", place.path)
-            link = setup.attach(place)
-            with link.closed_on_error(), link.translated("open"):
-                link.connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-            return link
+            return setup.attach(place)
 
 
 def check_library(version: str) -> None:
@@ -441,9 +442,9 @@ class _Place:
         return os.path.join(self.folder, f"{self.name}_{self.shape}.sqlite")
 
     @property
-    def paths(self) -> tuple[str, str, str]:
+    def paths(self) -> tuple[str, ...]:
         """The database first: once it is gone from its name, all that have it open can see so."""
-        return self.path, self.path + "-wal", self.path + "-shm"
+        return self.path, self.path + "-wal", self.path + "-shm", self.path + "-journal"
 
     @property
     def locks(self) -> str:
@@ -513,11 +514,14 @@ class _Setup:
             return self._built(place), aside
 
     def attach(self, place: _Place) -> _Link:
-        """A connection that may write. Touches the file only as far as reading its first page."""
+        """A connection that may write, and that has read the schema, hence opened the -wal."""
         link = _Link(place.path, apsw.SQLITE_OPEN_READWRITE, self.options, self.clock, self.files)
         with link.closed_on_error(), link.translated("open"):
+            link.keep_wal(wanted=True)
             for pragma in _CONNECTION_PRAGMAS:
                 link.connection.execute(pragma)
+            link.connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            link.keep_wal(wanted=False)
         return link
 
     def move_away(self, place: _Place) -> str | None:
@@ -645,6 +649,10 @@ class _Link:
         value: Value = self.connection.execute(sql).get
         return value
 
+    def keep_wal(self, *, wanted: bool) -> None:
+        """Whether closing leaves the -wal as it is. The last to close a damaged file would else write into it."""
+        self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(wanted))
+
     def close(self) -> None:
         with contextlib.suppress(apsw.Error):
             self.connection.close()
@@ -690,6 +698,8 @@ class _Link:
             return self._busy_error(op)
         kind, hint = _ERRORS.get(type(error), (StoreError, ""))
         self.failed = self.failed or kind is not StoreError
+        if kind is StoreCorrupt:
+            self.keep_wal(wanted=True)
         return kind(f"{op}: {self.path}: {error}", path=self.path, hint=hint)
 
     def _busy_error(self, op: str) -> StoreBusy:
