@@ -164,8 +164,6 @@ class Habits:
 
     null_counts: bool = False
     """The last token count before each turn's end has no info."""
-    strange_lines: bool = False
-    """Kinds and keys that nobody knows, and keys in an unusual order."""
     second_metas: bool = False
     """Metadata is changed by appending another session_meta (legacy and old)."""
     goal_first: bool = False
@@ -365,7 +363,7 @@ class Conversation:
         first = self.turn_count == 1
         if first and self.habits.goal_first:
             yield self.goal(text.objective(self.rng))
-        changed = not first and self.habits.changes and self.chance(0.08)
+        changed = not first and self.habits.changes and self.chance(0.15)
         if changed:
             self._change_settings()
         if first and self.left() > 15_000:
@@ -498,7 +496,7 @@ class Conversation:
         dice = self.rng.random()
         if dice < 0.4:
             now.effort = self.rng.choice((None, "low", "medium", "high", "xhigh"))
-        elif dice < 0.7:
+        elif dice < 0.6:
             now.approval = self.rng.choice(("never", "on-request", "untrusted"))
             now.policy = self.rng.randrange(len(_POLICIES))
         elif self.modern and not self.habits.second_metas:
@@ -713,7 +711,8 @@ class Conversation:
         """Another session_meta of the same thread: its memory mode or its git facts changed."""
         meta = dict(self.meta)
         if self.chance(0.5):
-            meta["memory_mode"] = self.rng.choice(("disabled", "enabled", "polluted"))
+            git = {"git": meta.pop("git")} if "git" in meta else {}
+            meta.update(memory_mode=self.rng.choice(("disabled", "enabled", "polluted")), **git)
         else:
             meta["git"] = self.rng.choice(({}, {"commit_hash": sha(self.rng), "branch": "fix/größe"}))
         if self.left() < 60_000:

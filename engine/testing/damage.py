@@ -18,7 +18,7 @@ from random import Random
 
 import orjson
 
-from engine.testing.homes import MadeThread
+from engine.testing.homes import MadeThread, ensure_folder
 
 NUL_TAIL_BYTES = 1_728
 LONG_LINE_BYTES = 50_000_000
@@ -77,7 +77,7 @@ class _Rollout:
     def put(self, path: str, content: bytes) -> None:
         """Make another file in the home."""
         full = os.path.join(self.home, path)
-        os.makedirs(os.path.dirname(full), mode=0o700, exist_ok=True)
+        ensure_folder(os.path.dirname(full))
         with os.fdopen(os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
 
@@ -365,7 +365,7 @@ def unreadable(rollout: _Rollout) -> Expected:
 def symlink(rollout: _Rollout) -> Expected:
     """The rollout is a link to a file beside the home: not followed, not listed, named by audit."""
     outside = os.path.join(f"{os.path.abspath(rollout.home)}-outside", rollout.name)
-    os.makedirs(os.path.dirname(outside), mode=0o700, exist_ok=True)
+    ensure_folder(os.path.dirname(outside))
     os.rename(rollout.full, outside)
     os.symlink(outside, rollout.full)
     return rollout.expect(0, 0, listed=False)

@@ -26,7 +26,7 @@ import zstandard
 
 from engine.testing import text
 from engine.testing.conversation import Boundary, Conversation, Habits, Settings, iso, note_meta, sha, uuid7
-from engine.testing.steps import STEPS
+from engine.testing.steps import STEPS, STRANGE_STEPS
 
 _Record = dict[str, Any]
 
@@ -110,6 +110,7 @@ class _Seat:
     archived: bool
     compressed: bool
     reverted: bool
+    begins_with_words: bool = False
     parent: _Seat | None = None
     depth: int = 0
     children: list[_Seat] = field(default_factory=list)
@@ -127,7 +128,7 @@ def make_home(
     home = str(folder)
     seats = _plan_seats(plan)
     for top in ("sessions", "archived_sessions"):
-        os.makedirs(os.path.join(home, top), mode=0o700, exist_ok=True)
+        ensure_folder(os.path.join(home, top))
     made: list[MadeThread] = []
     for seat in seats:
         made.append(_make_thread(home, plan, seat))
@@ -143,17 +144,13 @@ def make_rollout(
     plan = HomePlan(
         threads=1, seed=seed, bytes_min=size, bytes_max=size, start=created, days=0, paginated=1.0, archived=0.0
     )
-    (seat,) = _plan_seats(plan)
-    seat.style = _checked_style(mode)
-    return _make_thread(str(home), plan, seat)
+    return _make_thread(str(home), plan, _only_seat(plan, mode))
 
 
 def rollout_lines(*, seed: int = 0, mode: str = "paginated", size: int = 20_000) -> Iterator[bytes]:
     """The lines of one rollout, each with its newline, made as they are asked for."""
     plan = HomePlan(threads=1, seed=seed, bytes_min=size, bytes_max=size, days=0, paginated=1.0, archived=0.0)
-    (seat,) = _plan_seats(plan)
-    seat.style = _checked_style(mode)
-    talk = _conversation(plan, seat, Random(f"{seed}:0"))
+    talk = _conversation(plan, _only_seat(plan, mode), Random(f"{seed}:0"))
     yield from talk.opening()
     yield from talk.turns()
 
@@ -181,6 +178,15 @@ def append_turns(home: str | Path, thread: MadeThread, *, seed: int = 1, size: i
         file.writelines(talk.turns())
     _set_time(os.path.join(home, thread.path), talk.now_ms)
     return replace(thread, records=talk.records, bytes=talk.size, row=talk.row, next_ordinal=talk.ordinal)
+
+
+def _only_seat(plan: HomePlan, mode: str) -> _Seat:
+    """The one thread of a plan for one; it begins with words, so that a test can count on them."""
+    if mode not in STEPS:
+        raise ValueError(f"no such mode: {mode!r}; one of {', '.join(STEPS)}")
+    (seat,) = _plan_seats(plan)
+    seat.style, seat.begins_with_words = mode, True
+    return seat
 
 
 # The plan: who is whose child, before anything is written.
@@ -344,7 +350,7 @@ def _conversation(plan: HomePlan, seat: _Seat, rng: Random) -> Conversation:
         bytes_wanted=seat.bytes_wanted,
         now_ms=seat.created_ms + 20,
         ordinal=ordinal,
-        steps=STEPS[seat.style],
+        steps=(STRANGE_STEPS if rng.random() < 0.15 else STEPS)[seat.style],
         habits=_habits(seat, rng),
     )
 
@@ -352,10 +358,9 @@ def _conversation(plan: HomePlan, seat: _Seat, rng: Random) -> Conversation:
 def _habits(seat: _Seat, rng: Random) -> Habits:
     return Habits(
         null_counts=rng.random() < 0.15,
-        strange_lines=rng.random() < 0.12,
         second_metas=seat.style != "paginated" and rng.random() < 0.4,
         goal_first=rng.random() < 0.04,
-        image_first=rng.random() < 0.03 and seat.bytes_wanted > 6_000,
+        image_first=rng.random() < 0.03 and seat.bytes_wanted > 6_000 and not seat.begins_with_words,
         editor=rng.random() < 0.15,
         told_by_agent=seat.kind == "subagent" and seat.style == "paginated" and rng.random() < 0.5,
         children=tuple(child.thread_id for child in seat.children if child.kind == "subagent"),
@@ -631,7 +636,7 @@ def _path(seat: _Seat) -> str:
 
 def _write(home: str, path: str, lines: Iterator[bytes], talk: Conversation, *, compressed: bool) -> None:
     full = os.path.join(home, path) + (".zst" if compressed else "")
-    os.makedirs(os.path.dirname(full), mode=0o700, exist_ok=True)
+    ensure_folder(os.path.dirname(full))
     with os.fdopen(os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=1 << 18) as file:
         if compressed:
             with zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as packed:
@@ -642,12 +647,13 @@ def _write(home: str, path: str, lines: Iterator[bytes], talk: Conversation, *, 
     _set_time(full, talk.now_ms)
 
 
+def ensure_folder(path: str) -> None:
+    """Make a folder and those above it, each 0700 (`os.makedirs` gives its mode to the last alone)."""
+    if not os.path.isdir(path):
+        ensure_folder(os.path.dirname(os.path.abspath(path)))
+        os.mkdir(path, 0o700)
+
+
 def _set_time(full: str, ms: int) -> None:
     """A file is as old as its last record."""
     os.utime(full, ns=(ms * 1_000_000, ms * 1_000_000))
-
-
-def _checked_style(mode: str) -> str:
-    if mode not in STEPS:
-        raise ValueError(f"no such mode: {mode!r}; one of {', '.join(STEPS)}")
-    return mode

@@ -362,8 +362,6 @@ def snapshot(talk: Conversation) -> Iterator[bytes]:
 
 def strange(talk: Conversation) -> Iterator[bytes]:
     """What no reader knows yet: kinds, events, keys, and keys in an order that no writer uses today."""
-    if not talk.habits.strange_lines:
-        return
     dice = int(talk.rng.random() * 4)
     if dice == 0:
         yield talk.line(b"from_the_future", b'"a":1,"b":[{"c":null}]')
@@ -434,18 +432,24 @@ def _table(*rows: tuple[Step, float]) -> _Table:
 
 _COMMON = (
     (run, 40.0), (think, 16.0), (comment, 14.0), (patch, 12.0), (make_plan, 3.0), (set_goal, 0.4), (count_only, 4.0),
-    (strange, 5.0), (look, 1.0),
+    (look, 1.0),
 )  # fmt: skip
 _MODERN = (
     *_COMMON, (search_web, 2.0), (call_mcp, 4.0), (look_around, 2.0), (review, 0.5), (compact, 0.8),
     (call_own_tool, 1.0), (find_tools, 0.6), (draw, 0.3), (rest, 0.4),
 )  # fmt: skip
 
-STEPS: dict[str, _Table] = {
-    "paginated": _table(*_MODERN, (call_agent, 2)),
-    "legacy": _table(*_MODERN, (call_agent, 1), (roll_back, 0.4)),
-    "old": _table(
-        *_COMMON, (search_web, 1), (compact, 0.6), (roll_back, 0.5), (shell_item, 1), (snapshot, 0.6), (review, 0.3)
+_ROWS: dict[str, tuple[tuple[Step, float], ...]] = {
+    "paginated": (*_MODERN, (call_agent, 2.0)),
+    "legacy": (*_MODERN, (call_agent, 1.0), (roll_back, 0.4)),
+    "old": (
+        *_COMMON, (search_web, 1.0), (compact, 0.6), (roll_back, 0.5), (shell_item, 1.0), (snapshot, 0.6),
+        (review, 0.3),
     ),
-}
+}  # fmt: skip
+
+STEPS = {style: _table(*rows) for style, rows in _ROWS.items()}
 """For each style its steps and their cumulative weights."""
+
+STRANGE_STEPS = {style: _table(*rows, (strange, 20.0)) for style, rows in _ROWS.items()}
+"""The same, with what no reader knows among them."""
