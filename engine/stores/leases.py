@@ -96,15 +96,19 @@ class Leases:
         self._files = files
         self._watched: dict[str, tuple[int, int, int]] = {}
 
-    def claim(self, name: str, purpose: str) -> Lease | Held:
-        """Take the lease where it is free, else say who has it. Not re-entrant: what this process holds is held."""
+    def claim(self, name: str, purpose: str, *, above: int = 0) -> Lease | Held:
+        """Take the lease where it is free, else say who has it. Not re-entrant: what this process holds is held.
+
+        The generation is higher than `above`, the one that fences the effect: the clock may have been set back while
+        this database was lost.
+        """
         owner = Owner.here(self._files)
         with self._database.write() as transaction:
             found = self._found(transaction, name)
             if found is not None and found.held is not None and not self._is_free(found.held):
                 return found.held
             before, attempts = (found.generation, found.attempts) if found is not None else (0, 0)
-            lease = Lease(name, max(before + 1, self._clock.wall_ms()), owner, purpose, attempts + 1)
+            lease = Lease(name, max(before + 1, above + 1, self._clock.wall_ms()), owner, purpose, attempts + 1)
             transaction.run(_CLAIM, self._values(lease))
             return lease
 

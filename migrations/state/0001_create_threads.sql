@@ -11,6 +11,7 @@ CREATE TABLE streams (
     compressed      INTEGER NOT NULL,
     records         INTEGER NOT NULL,
     damaged         INTEGER NOT NULL,
+    missing_since_ms INTEGER,
     CONSTRAINT streams_flags CHECK (archived IN (0, 1) AND compressed IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 

@@ -1,0 +1,73 @@
+"""What an audit reports: findings, each of a class, with where it is, what is true, and the command that mends it.
+
+A divergence is never an exception. The words of the classes and of the fields are a contract with other programs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Severity = Literal["error", "warning", "info"]
+"""error: a list or a row is wrong; warning: bytes of a rollout are damaged or rows lag; info: odd, and nothing is lost."""
+
+CLASSES: dict[str, tuple[Severity, str]] = {
+    "missing_row": ("error", "a rollout has a thread that the table does not have"),
+    "orphan_row": ("error", "the table has a thread that no known rollout stands behind"),
+    "lost_truth": ("error", "a thread's rollout is gone"),
+    "differing_field": ("error", "a field of the row is not what the file says"),
+    "wrong_path": ("error", "the row names another rollout than the thread's head"),
+    "wrong_archive_state": ("error", "the row says archived and the folder does not, or the other way round"),
+    "stale_watermark": ("warning", "the file goes on beyond what the row has followed"),
+    "lying_watermark": ("error", "the watermark's own state is not what the bytes before it give"),
+    "rewritten_history": ("error", "the bytes before the watermark are not those that were followed"),
+    "duplicate_id": ("warning", "several rollouts claim to be the same one"),
+    "damaged_span": ("warning", "bytes that are no record"),
+    "torn_tail": ("warning", "the last line is cut, or is still being written"),
+    "set_aside": ("warning", "a record that could not be applied"),
+    "duplicate_ordinal": ("warning", "two records of a rollout have the same number"),
+    "ordinal_gap": ("warning", "numbers are missing between two records"),
+    "missing_ordinal": ("warning", "a record without a number in a rollout that has numbers"),
+    "missing_meta": ("warning", "a rollout does not begin with its session_meta"),
+    "id_differs": ("warning", "the id in the file is not the one in its name"),
+    "empty_file": ("info", "a rollout without a record is no thread"),
+    "byte_order_mark": ("info", "the file begins with a byte order mark"),
+    "unreadable": ("error", "a file or folder that cannot be read or used"),
+}
+
+
+class Finding(Struct, frozen=True, kw_only=True, rename={"class_": "class"}):
+    """One thing an audit saw. `path` is relative to the home, `offset` in plain bytes."""
+
+    class_: str
+    severity: Severity
+    thread_id: str | None = None
+    path: str | None = None
+    offset: int | None = None
+    field: str | None = None
+    file_value: Any = None
+    row_value: Any = None
+    message: str
+    mend: str | None = None
+
+
+class Checked(Struct, frozen=True):
+    """How much an audit looked at. `records` are good ones; bytes are plain."""
+
+    threads: int
+    records: int
+    bytes: int
+
+
+class AuditReport(Struct, frozen=True):
+    """All findings, by thread and place, and what was checked."""
+
+    findings: list[Finding]
+    checked: Checked
+
+
+def finding(class_: str, message: str, *, mend: str | None = None, **where: Any) -> Finding:
+    """A finding with the severity of its class."""
+    severity, _ = CLASSES[class_]
+    return Finding(class_=class_, severity=severity, message=message, mend=mend, **where)

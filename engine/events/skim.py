@@ -1,0 +1,203 @@
+"""Which lines matter, told from the head of the line, without decoding JSON.
+
+Most bytes of a rollout are of kinds that no projection asks for. A record that the format's writers wrote has its keys
+in canonical order, so its kind stands at a known offset; the skim finds the newline, tests the prefix there, and passes
+on. A line whose head is not canonical is never judged by its looks: it is handed out to be decoded. So a skim may decode
+too much and never too little, and its answer does not depend on how the bytes were cut into blocks.
+
+The technique (find, then `startswith` with a tuple at an offset, no slicing) is the fastest of eleven that were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from engine.events.kinds import ALIASES, ITEM_COMPLETED, TAGGED_TYPES
+
+_HEAD = b'{"timestamp":"'
+_TIME_START = len(_HEAD)
+_TIME_END = _TIME_START + len("2026-01-05T09:00:00.000Z")
+_AFTER_TIME = _TIME_END + len('",')
+_ORDINAL = b'","ordinal":'
+_ORDINAL_DIGITS = _TIME_END + len(_ORDINAL)
+_ORDINAL_DIGITS_MAX = 20
+_TYPE = b'"type":"'
+_PLAIN_PROBE = (b'","type":"', 2)
+_NUMBERED_PROBE = (b',"type":"', 1)
+"""What must stand before and at the type's place, and how many bytes before it that begins."""
+_BLANK = b" \t\r\n"
+_UUID = 36
+_ITEM_HEAD = b'"type":"event_msg","payload":{"type":"item_completed","thread_id":"'
+_ITEM_TURN = b'","turn_id":"'
+_ITEM_TAG = b'","item":{"type":"'
+HEAD_BYTES = 512
+"""The head of a canonical line, item tag included, is always shorter than this."""
+
+
+class Hit(NamedTuple):
+    """A line somebody asked for: its bytes are `block[start:end]`, without the newline.
+
+    `kind` is None where the head is not canonical and only a decode can tell.
+    """
+
+    start: int
+    end: int
+    kind: str | None
+
+
+class Skimmed(NamedTuple):
+    """What a skim of whole lines found. Offsets are within the block."""
+
+    hits: list[Hit]
+    latest: list[Hit]
+    canonical: int
+
+
+class Skim:
+    """A compiled set of kinds.
+
+    `kinds` are handed out whenever they come; `latest` are those of which only the newest with an effect counts. A kind
+    may be a bare type, `type.tag`, or `event_msg.item_completed.ItemTag`.
+    """
+
+    def __init__(self, kinds: Iterable[str], latest: Iterable[str] = ()) -> None:
+        self._latest_kinds = frozenset(latest)
+        wanted = frozenset(kinds) | self._latest_kinds
+        self._heads: list[tuple[bytes, str]] = []
+        self._item_tags: list[tuple[bytes, str]] = []
+        tagged: set[str] = set()
+        for kind in sorted(wanted):
+            type_, _, tag = kind.partition(".")
+            if type_ in TAGGED_TYPES:
+                tagged.add(type_)
+            if kind.startswith(f"{ITEM_COMPLETED}."):
+                self._item_tags.append((f'{kind.removeprefix(f"{ITEM_COMPLETED}.")}"'.encode(), kind))
+            elif tag:
+                self._heads.append((f'"type":"{type_}","payload":{{"type":"{tag}"'.encode(), kind))
+            else:
+                self._heads.append((f'"type":"{kind}","payload":'.encode(), kind))
+            if (alias := ALIASES.get(kind)) is not None:
+                self._heads.append((f'"type":"{type_}","payload":{{"type":"{alias}"'.encode(), kind))
+        self._prefixes = tuple(head for head, _ in self._heads)
+        self._items = f'"type":"event_msg","payload":{{"type":"item_completed"'.encode() if self._item_tags else None
+        self._must_be_tagged = tuple(f'"type":"{type_}"'.encode() for type_ in sorted(tagged))
+        self._tagged = tuple(f'"type":"{type_}","payload":{{"type":"'.encode() for type_ in sorted(tagged))
+        plain = {kind for kind in wanted if kind not in TAGGED_TYPES and "." not in kind}
+        self._must_be_plain = tuple(f'"type":"{kind}"'.encode() for kind in sorted(plain))
+
+    def scan(self, block: bytes | bytearray, start: int, end: int) -> Skimmed:
+        """Skim the lines of `block[start:end]`, which ends just after a newline (or is one unterminated line).
+
+        Blank lines are passed over. `canonical` counts the lines passed over or handed out by their head; lines handed
+        out with kind None are not in it.
+        """
+        hits: list[Hit] = []
+        latest: list[Hit] = []
+        find, starts = block.find, block.startswith
+        prefixes = self._prefixes
+        head, ordinal, after_time = _HEAD, _ORDINAL, _AFTER_TIME
+        time_end, digits = _TIME_END, _ORDINAL_DIGITS
+        odd = self._oddly_headed
+        watched = (*self._must_be_tagged, *self._must_be_plain)
+        canonical = 0
+        shift = after_time
+        probe, back = _PLAIN_PROBE
+        at = start
+        while at < end:
+            stop = find(b"\n", at, end)
+            if stop < 0:
+                stop = end
+            where = at + shift
+            if (
+                not starts(probe, where - back)
+                or not starts(head, at)
+                or (shift != after_time and not (starts(ordinal, at + time_end) and block[at + digits : where - 1].isdigit()))
+            ):
+                shift = _type_offset(block, at, stop)
+                probe, back = _PLAIN_PROBE if shift <= after_time else _NUMBERED_PROBE
+                where = at + shift
+                if shift < 0:
+                    shift = after_time
+                    if block[at:stop].strip(_BLANK):
+                        hits.append(Hit(at, stop, None))
+                    at = stop + 1
+                    continue
+            canonical += 1
+            if starts(watched, where):
+                if starts(prefixes, where):
+                    kind = self._kind_at(block, where)
+                    (latest if kind in self._latest_kinds else hits).append(Hit(at, stop, kind))
+                elif odd(block, where):
+                    canonical -= 1
+                    hits.append(Hit(at, stop, None))
+                elif self._items is not None and starts(self._items, where):
+                    kind = self._item_kind_at(block, where)
+                    if kind != "":
+                        canonical -= kind is None
+                        hits.append(Hit(at, stop, kind))
+            at = stop + 1
+        return Skimmed(hits, latest, canonical)
+
+    def _kind_at(self, block: bytes | bytearray, where: int) -> str:
+        for head, kind in self._heads:
+            if block.startswith(head, where):
+                return kind
+        raise AssertionError("a prefix of the tuple matched and none of the list does")
+
+    def _oddly_headed(self, block: bytes | bytearray, where: int) -> bool:
+        """Whether the type is one that matters and what follows it is not canonical."""
+        if block.startswith(self._must_be_plain, where):
+            return True
+        return block.startswith(self._must_be_tagged, where) and not block.startswith(self._tagged, where)
+
+    def _item_kind_at(self, block: bytes | bytearray, where: int) -> str | None:
+        """The item's kind where it is asked for, "" where it is not, None where only a decode can tell."""
+        turn = where + len(_ITEM_HEAD) + _UUID
+        tag = turn + len(_ITEM_TURN) + _UUID
+        canonical = (
+            block.startswith(_ITEM_HEAD, where)
+            and block.startswith(_ITEM_TURN, turn)
+            and block.startswith(_ITEM_TAG, tag)
+        )
+        if not canonical:
+            return None
+        for head, kind in self._item_tags:
+            if block.startswith(head, tag + len(_ITEM_TAG)):
+                return kind
+        return ""
+
+
+def canonical_time(block: bytes | bytearray, start: int) -> str:
+    """The timestamp's text of a canonical line, unchecked."""
+    return block[start + _TIME_START : start + _TIME_END].decode("ascii", "replace")
+
+
+def canonical_ordinal(block: bytes | bytearray, start: int) -> int | None:
+    """The ordinal of a canonical line, None where it has none."""
+    if not block.startswith(_ORDINAL, start + _TIME_END):
+        return None
+    first = start + _ORDINAL_DIGITS
+    stop = block.find(b",", first, first + _ORDINAL_DIGITS_MAX + 1)
+    digits = block[first:stop]
+    return int(digits) if digits.isdigit() else None
+
+
+def is_canonical(block: bytes | bytearray, start: int, end: int) -> bool:
+    """Whether the head of a line tells its type at a known offset."""
+    return _type_offset(block, start, end) >= 0
+
+
+def _type_offset(block: bytes | bytearray, at: int, end: int) -> int:
+    """How far from the line's start `"type":"` stands, or -1 where the head is not canonical."""
+    if not block.startswith(_HEAD, at):
+        return -1
+    where = at + _AFTER_TIME
+    if block.startswith(_ORDINAL, at + _TIME_END):
+        first = at + _ORDINAL_DIGITS
+        stop = block.find(b",", first, min(first + _ORDINAL_DIGITS_MAX + 1, end))
+        if stop < 0 or not block[first:stop].isdigit():
+            return -1
+        where = stop + 1
+        return where - at if block.startswith(_TYPE, where, end) else -1
+    return where - at if block.startswith(_PLAIN_PROBE[0], at + _TIME_END, end) else -1

@@ -1,0 +1,296 @@
+"""Back-fill: bring every row up to date with every rollout, by one process at a time, and say how far it is.
+
+The one that works holds the lease `backfill`; others look on and get the same answer, or take over when the owner dies.
+Work goes newest first, in batches with a checkpoint each, and each checkpoint carries the lease's generation, so an owner
+who was overtaken cannot write on. What was folded stays folded: a run that is killed anywhere is resumed by the next, at
+the cost of a stat for each file that was done. A file that cannot be read is listed with its reason, keeps the status
+from being complete, and is tried again by every run. `complete` is a report of the last run, never a reason not to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from engine.clock import Clock
+from engine.errors import LeaseLost, StoreError
+from engine.options import Options
+from engine.projections.pool import Pool
+from engine.projections.runner import Runner, Scan, Stale
+from engine.projections.worker import Done, Job
+from engine.stores.layout import Home
+from engine.stores.leases import Held, Lease, Leases, fence
+from engine.stores.sqlite import Database, Transaction
+
+LEASE = "backfill"
+HEARTBEATS_A_LEASE = 6
+SPAWN_BYTES_MIN = 16 * 1024 * 1024
+"""Less work than this is done sooner than a worker has started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a back-fill is. Bytes are of files; `owner` names the process that works when it is not this one."""
+
+    files_done: int
+    files_total: int
+    bytes_done: int
+    bytes_total: int
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A rollout or folder that could not be used."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillReport:
+    """What a back-fill came to. `files` and `bytes` were folded by this run; `threads` are in the list now."""
+
+    status: str
+    threads: int
+    files: int
+    bytes: int
+    failed: tuple[Failure, ...]
+    seconds: float
+    last_watermark: str | None
+    last_success_at_ms: int | None
+    joined: bool = False
+    """Whether another process did (part of) the work while this one looked on."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What this run has done so far."""
+
+    scan: Scan
+    files_total: int
+    bytes_total: int
+    files: int = 0
+    bytes: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    last: str | None = None
+
+
+class Backfill:
+    """Runs back-fills of one home into one database."""
+
+    def __init__(
+        self,
+        home: Home,
+        runner: Runner,
+        database: Database,
+        leases: Leases | None,
+        *,
+        options: Options,
+        clock: Clock,
+    ) -> None:
+        self._home = home
+        self._runner = runner
+        self._database = database
+        self._leases = leases
+        self._options = options
+        self._clock = clock
+
+    def run(
+        self,
+        *,
+        workers: int = 0,
+        anew: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> BackfillReport:
+        """Catch everything up; with `anew`, fold every rollout from its beginning. Returns when it is done.
+
+        With `workers` that many processes read and fold; this one writes. Raises `StoreError`, `WorkerDied`.
+        """
+        show = progress or _show_nothing
+        started = self._clock.elapsed_s()
+        joined = False
+        while True:
+            lease = self._claim(anew=anew)
+            if isinstance(lease, Held):
+                joined = True
+                self._look_on(show)
+                anew = False  # what the other one wrote is as new
+                continue
+            try:
+                tally = self._work(lease, workers=workers, anew=anew, show=show)
+            except LeaseLost:
+                joined = True
+                continue
+            finally:
+                self._release(lease)
+            return self._report(tally, started, joined=joined)
+
+    def _claim(self, *, anew: bool) -> Lease | Held | None:
+        """The lease, its holder, or None where leases cannot be had: the compare-and-swap keeps rows right without."""
+        if self._leases is None:
+            return None
+        try:
+            with self._database.read() as transaction:
+                (generation,) = transaction.row("SELECT generation FROM fences WHERE name = :name", {"name": LEASE}) or (0,)
+            return self._leases.claim(LEASE, "rebuild" if anew else "back-fill", above=generation)
+        except StoreError:
+            return None
+
+    def _release(self, lease: Lease | None) -> None:
+        if lease is None or self._leases is None:
+            return
+        try:
+            self._leases.release(lease)
+        except StoreError:
+            return  # it lapses, or its owner is found dead
+
+    def _look_on(self, show: Callable[[Progress], None]) -> None:
+        """Wait while somebody else works, showing how far they are."""
+        assert self._leases is not None
+        while (held := self._leases.holder(LEASE)) is not None:
+            with self._database.read() as transaction:
+                row = transaction.row("SELECT files_done, files_total, bytes_done, bytes_total FROM backfill WHERE id = 1")
+            if row is not None:
+                show(Progress(*row, owner=str(held.owner)))
+            self._clock.sleep(self._options.spectator_poll_ms / 1000)
+
+    def _work(
+        self, lease: Lease | None, *, workers: int, anew: bool, show: Callable[[Progress], None]
+    ) -> _Tally:
+        scan = self._runner.scan(every=anew)
+        stale: list[Stale] = list(scan)
+        jobs = self._runner.jobs(stale, anew=anew)
+        tally = _Tally(scan, len(scan.seen), scan.bytes_seen)
+        bytes_stale = sum(job.size for job in jobs)
+        ahead = Progress(len(scan.seen) - len(jobs), len(scan.seen), scan.bytes_seen - bytes_stale, scan.bytes_seen)
+        keeper = _Keeper(self._leases, lease, self._options, self._clock)
+        pool = Pool(workers, self._home, self._options) if workers > 0 and bytes_stale >= SPAWN_BYTES_MIN else None
+        try:
+            done = self._runner.do(jobs) if pool is None else pool.run(jobs)
+            self._checkpoint_batches(done, jobs, tally, ahead, keeper, show)
+        finally:
+            if pool is not None:
+                pool.close()
+        tally.failed.extend(Failure(refused.path, refused.reason) for refused in scan.refused)
+        self._finish(tally, keeper, anew=anew)
+        return tally
+
+    def _checkpoint_batches(
+        self,
+        done: Iterable[Done],
+        jobs: Sequence[Job],
+        tally: _Tally,
+        ahead: Progress,
+        keeper: _Keeper,
+        show: Callable[[Progress], None],
+    ) -> None:
+        by_path = {job.path: job for job in jobs}
+        show(ahead)
+        for batch in _batches(done, self._options.batch_streams):
+            tally.files += len(batch)
+            tally.bytes += sum(by_path[each.path].size for each in batch)
+            tally.failed.extend(Failure(each.path, each.reason) for each in batch if each.reason is not None)
+            tally.last = min(each.path for each in batch)
+            now = Progress(
+                ahead.files_done + tally.files, ahead.files_total, ahead.bytes_done + tally.bytes, ahead.bytes_total
+            )
+
+            def checkpoint(transaction: Transaction, now: Progress = now, last: str = tally.last) -> None:
+                keeper.fence(transaction)
+                self._checkpoint(transaction, now, last)
+
+            self._runner.write(batch, by_path, inside=checkpoint)
+            keeper.beat(now)
+            show(now)
+
+    def _checkpoint(self, transaction: Transaction, now: Progress, last: str) -> None:
+        transaction.run(
+            """UPDATE backfill SET status = 'running', last_watermark = :last, updated_at_ms = :at,
+               files_done = :files, files_total = :files_total, bytes_done = :bytes, bytes_total = :bytes_total
+               WHERE id = 1""",
+            {
+                "last": last,
+                "at": self._clock.wall_ms(),
+                "files": now.files_done,
+                "files_total": now.files_total,
+                "bytes": now.bytes_done,
+                "bytes_total": now.bytes_total,
+            },
+        )
+
+    def _finish(self, tally: _Tally, keeper: _Keeper, *, anew: bool) -> None:
+        """The last transaction: what vanished, which folders failed, and the status."""
+        with self._database.write() as transaction:
+            keeper.fence(transaction)
+            self._runner.note_vanished(tally.scan, transaction)
+            if anew:
+                self._runner.sweep(transaction)
+            transaction.run(
+                """UPDATE backfill SET status = :status, updated_at_ms = :at, files_done = :done, files_total = :total,
+                   bytes_done = :bytes, bytes_total = :bytes,
+                   last_success_at_ms = iif(:status = 'complete', :at, last_success_at_ms) WHERE id = 1""",
+                {
+                    "status": "pending" if tally.failed else "complete",
+                    "at": self._clock.wall_ms(),
+                    "done": tally.files_total - len(tally.failed),
+                    "total": tally.files_total,
+                    "bytes": tally.bytes_total,
+                },
+            )
+        self._database.checkpoint()
+
+    def _report(self, tally: _Tally, started: float, *, joined: bool) -> BackfillReport:
+        with self._database.read() as transaction:
+            status, last, success = transaction.row(
+                "SELECT status, last_watermark, last_success_at_ms FROM backfill WHERE id = 1"
+            ) or ("pending", None, None)
+            (threads,) = transaction.row("SELECT count(*) FROM threads") or (0,)
+        return BackfillReport(
+            status=status,
+            threads=threads,
+            files=tally.files,
+            bytes=tally.bytes,
+            failed=tuple(tally.failed),
+            seconds=self._clock.elapsed_s() - started,
+            last_watermark=last,
+            last_success_at_ms=success,
+            joined=joined,
+        )
+
+
+class _Keeper:
+    """Keeps the lease of a run, where there is one."""
+
+    def __init__(self, leases: Leases | None, lease: Lease | None, options: Options, clock: Clock) -> None:
+        self._leases = leases
+        self._lease = lease
+        self._every_ms = options.lease_ms // HEARTBEATS_A_LEASE
+        self._clock = clock
+        self._last_ms = clock.boot_ms()
+
+    def fence(self, transaction: Transaction) -> None:
+        if self._lease is not None:
+            fence(transaction, LEASE, self._lease.generation)
+
+    def beat(self, now: Progress) -> None:
+        """A heartbeat, when one is due; raises `LeaseLost`."""
+        if self._lease is None or self._leases is None or self._clock.boot_ms() - self._last_ms < self._every_ms:
+            return
+        self._last_ms = self._clock.boot_ms()
+        self._leases.heartbeat(self._lease, f"{now.files_done} of {now.files_total} files")
+
+
+def _batches(done: Iterable[Done], size: int) -> Iterator[list[Done]]:
+    batch: list[Done] = []
+    for each in done:
+        batch.append(each)
+        if len(batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _show_nothing(progress: Progress) -> None:
+    """Nobody wants to see it."""

@@ -1,0 +1,97 @@
+"""A bounded look at the files before an answer: what a list does so that it need not wait for a back-fill.
+
+It scans newest first and folds what moved until its budget is spent, then says how far it came. The next look goes on
+from there, since what was folded is not stale any more. Looks are at most one in `scan_interval_ms`, unless the last one
+did not come to its end.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from engine.clock import Clock
+from engine.errors import StoreBusy, StoreReadOnly
+from engine.options import Options
+from engine.projections.runner import Runner, Scan, Stale
+from engine.stores.sqlite import Database
+
+_BATCH = 32
+"""Streams folded between two looks at the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """An answer does not cover every file yet. `files_total` is None while the walk has not met them all."""
+
+    files_done: int
+    files_total: int | None
+
+
+class CatchUp:
+    """Looks at the files of one home, one thread at a time."""
+
+    def __init__(self, runner: Runner, database: Database, *, options: Options, clock: Clock) -> None:
+        self._runner = runner
+        self._database = database
+        self._options = options
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._partial: Partial | None = None
+        self._looked_ms: int | None = None
+
+    def look(self) -> Partial | None:
+        """Catch up for at most `list_budget_ms`; None where the rows cover every file as of `scan_interval_ms` ago."""
+        deadline_ms = self._clock.boot_ms() + self._options.list_budget_ms
+        if not self._mutex.acquire(timeout=self._options.list_budget_ms / 1000):
+            return self._partial
+        try:
+            if self._partial is None and self._is_recent():
+                return None
+            self._partial = self._catch_up(deadline_ms)
+            self._looked_ms = self._clock.boot_ms()
+            return self._partial
+        except StoreBusy:
+            # Somebody else writes: the rows are theirs to bring up to date, and a reader does not wait for them.
+            self._partial = Partial(0, None)
+            return self._partial
+        except StoreReadOnly:
+            self._looked_ms = self._clock.boot_ms()
+            return self._partial
+        finally:
+            self._mutex.release()
+
+    def _is_recent(self) -> bool:
+        return self._looked_ms is not None and self._clock.boot_ms() - self._looked_ms < self._options.scan_interval_ms
+
+    def _catch_up(self, deadline_ms: int) -> Partial | None:
+        scan = self._runner.scan(stop=lambda: self._clock.boot_ms() >= deadline_ms)
+        waiting: list[Stale] = []
+        behind = 0
+        for stale in scan:
+            waiting.append(stale)
+            if len(waiting) >= _BATCH and self._clock.boot_ms() < deadline_ms:
+                self._fold(waiting)
+                waiting = []
+            elif len(waiting) >= _BATCH:
+                behind += len(waiting)
+                waiting = []
+        if self._clock.boot_ms() < deadline_ms:
+            self._fold(waiting)
+        else:
+            behind += len(waiting)
+        return self._close(scan, behind)
+
+    def _fold(self, stale: list[Stale]) -> None:
+        jobs = self._runner.jobs(stale)
+        self._runner.write(list(self._runner.do(jobs)), {job.path: job for job in jobs})
+
+    def _close(self, scan: Scan, behind: int) -> Partial | None:
+        if not scan.ended:
+            return Partial(len(scan.seen) - behind, None)
+        if behind:
+            return Partial(len(scan.seen) - behind, len(scan.seen))
+        if self._runner.has_vanished(scan):
+            with self._database.write() as transaction:
+                self._runner.note_vanished(scan, transaction)
+        return None

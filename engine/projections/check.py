@@ -1,0 +1,93 @@
+"""Read and check: what a rollout says, folded without the database, beside what the row says.
+
+The fold of the file up to the row's watermark must give the row, field for field; what lies beyond the watermark is lag
+and no difference. Used by `fetch`, which answers from the file, and by the audit, which reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from engine.options import Options
+from engine.projections.fold import Folded, Folder, SetAside
+from engine.projections.registry import THREADS
+from engine.projections.threads import COLUMNS, ThreadState, stream_of, thread_row
+from engine.stores.files import Files
+from engine.stores.layout import Found, Home
+from engine.stores.rollouts import open_source
+from engine.stores.watermarks import Watermark
+
+
+class Difference(NamedTuple):
+    """A field of which file and row say different things."""
+
+    field: str
+    file_value: Any
+    row_value: Any
+
+
+class Checked(NamedTuple):
+    """What a rollout says. Rows are in the order of `COLUMNS`; `set_aside` is of the whole file.
+
+    `at_mark` is the fold up to the watermark, None where there is none; `same_history` whether the bytes before the
+    watermark are those that were followed; `lag_bytes` how much lies beyond it (a torn tail is not counted).
+    """
+
+    row: tuple[Any, ...]
+    state: ThreadState
+    at_mark: tuple[Any, ...] | None
+    state_at_mark: bytes | None
+    same_history: bool
+    lag_bytes: int
+    set_aside: list[SetAside]
+
+
+class Checker:
+    """Folds rollouts of one home anew."""
+
+    def __init__(self, home: Home, options: Options, files: Files) -> None:
+        self._home = home
+        self._options = options
+        self._files = files
+        self._folder = Folder([THREADS], options)
+
+    def check(self, found: Found, mark: Watermark | None) -> Checked:
+        """Fold a rollout from its beginning, stopping on the way at the watermark. Raises OSError."""
+        stream = stream_of(found.path)
+        path = self._home.absolute(found.path, compressed=found.compressed)
+        source = open_source(path, compressed=found.compressed, files=self._files, options=self._options)
+        try:
+            if mark is None:
+                (whole,) = self._folder.fold(stream, source, {})
+                return _checked(found.path, None, whole, None)
+            (until,) = self._folder.fold(stream, source, {}, end=mark.offset)
+            (whole,) = self._folder.fold(stream, source, {THREADS.name: until.mark})
+            return _checked(found.path, until, whole, mark)
+        finally:
+            source.close()
+
+
+def differences(file_row: Sequence[Any], stored_row: Sequence[Any]) -> list[Difference]:
+    """Field by field, in the order of `COLUMNS`."""
+    return [
+        Difference(field, file_value, row_value)
+        for field, file_value, row_value in zip(COLUMNS, file_row, stored_row, strict=True)
+        if file_value != row_value
+    ]
+
+
+def _checked(path: str, until: Folded | None, whole: Folded, mark: Watermark | None) -> Checked:
+    state = THREADS.decode(whole.mark.state)
+    aside = whole.set_aside if until is None or whole.anew else [*until.set_aside, *whole.set_aside]
+    if until is None or mark is None:
+        return Checked(thread_row(path, state), state, None, None, True, whole.mark.offset, aside)
+    return Checked(
+        row=thread_row(path, state),
+        state=state,
+        at_mark=thread_row(path, THREADS.decode(until.mark.state)),
+        state_at_mark=until.mark.state,
+        same_history=(until.mark.offset, until.mark.chain, until.mark.tail) == (mark.offset, mark.chain, mark.tail),
+        lag_bytes=max(0, whole.mark.offset - mark.offset),
+        set_aside=aside,
+    )

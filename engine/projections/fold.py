@@ -1,0 +1,326 @@
+"""Fold one stream: from a watermark, or anew, to the end of the file as it stands.
+
+Reads blocks, skims them, decodes what somebody asked for, and applies it. Writes nothing and knows no database, so it
+runs the same in this process, in a worker, and in an audit. A record that cannot be decoded or applied is set aside with
+its position, bytes and reason, and the fold goes on. The unterminated tail is folded when it is a whole record; else it
+is left for the next look.
+
+Nothing here depends on how the stream is cut: pieces of any size give the same state (the first property test).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode, decode_as, kind_of, time_ms
+from engine.events.skim import Hit, Skim, canonical_ordinal, canonical_time, is_canonical
+from engine.options import Options
+from engine.projections.projection import Piece, Projection, Stream
+from engine.stores.digests import BLOCK_BYTES, tail_digest
+from engine.stores.rollouts import TOO_LONG, Block, Source, blocks
+from engine.stores.watermarks import History, Watermark, judge_history, resume_chain
+
+
+class SetAside(Struct, frozen=True, array_like=True):
+    """A record that could not be applied. `data` is its first bytes, bounded by `set_aside_bytes_max`."""
+
+    offset: int
+    length: int
+    kind: str | None
+    reason: str
+    data: bytes
+
+
+class Folded(Struct, frozen=True, array_like=True):
+    """What a fold of one stream for one projection came to.
+
+    `anew` tells that nothing before counted (first fold, newer version, other history): rows and set-aside records are
+    replaced, not added to. `divergence` is the class of a history that is not the one followed before.
+    """
+
+    path: str
+    projection: str
+    compressed: bool
+    mark: Watermark
+    anew: bool
+    set_aside: list[SetAside]
+    divergence: str | None
+
+
+class Folder:
+    """Folds streams for several projections, in one pass over the bytes where they stand at the same position."""
+
+    def __init__(self, projections: Sequence[Projection], options: Options) -> None:
+        self.projections = {projection.name: projection for projection in projections}
+        self.options = options
+        self._skims: dict[frozenset[str], Skim] = {}
+
+    def fold(
+        self,
+        stream: Stream,
+        source: Source,
+        marks: Mapping[str, Watermark],
+        *,
+        compressed: bool = False,
+        end: int | None = None,
+    ) -> list[Folded]:
+        """Fold `source` from each projection's watermark (or anew) to its end, or to the offset `end`.
+
+        Raises OSError where the file cannot be read.
+        """
+        groups: dict[tuple[int, bytes, bytes] | None, list[_Fold]] = {}
+        judged: dict[tuple[int, bytes, bytes], History] = {}
+        for name, projection in self.projections.items():
+            mark, divergence = marks.get(name), None
+            if mark is not None and mark.version != projection.version:
+                mark = None
+            if mark is not None:
+                position = (mark.offset, mark.chain, mark.tail)
+                if position not in judged:
+                    judged[position] = judge_history(source, mark)
+                if judged[position] is not History.SAME:
+                    divergence, mark = judged[position].value, None
+            if mark is not None and _is_glued(source, mark.offset):
+                mark = None
+            key = None if mark is None else (mark.offset, mark.chain, mark.tail)
+            groups.setdefault(key, []).append(_Fold(projection, stream, mark, divergence))
+        return [
+            folded
+            for folds in groups.values()
+            for folded in _Run(self, stream, source, folds).to(end, compressed=compressed)
+        ]
+
+    def skim_of(self, folds: Sequence[_Fold]) -> Skim:
+        """The union of what these folds ask for."""
+        names = frozenset(fold.projection.name for fold in folds)
+        if names not in self._skims:
+            kinds = frozenset().union(*(fold.projection.kinds for fold in folds))
+            latest = frozenset().union(*(fold.projection.latest for fold in folds))
+            self._skims[names] = Skim(kinds, latest - kinds)
+        return self._skims[names]
+
+
+class _Fold:
+    """One projection's part of a run."""
+
+    __slots__ = ("aside", "divergence", "mark", "projection", "state")
+
+    def __init__(self, projection: Projection, stream: Stream, mark: Watermark | None, divergence: str | None) -> None:
+        self.projection = projection
+        self.mark = mark
+        self.divergence = divergence
+        self.state = projection.start(stream) if mark is None else projection.decode(mark.state)
+        self.aside: list[SetAside] = []
+
+
+class _Run:
+    """One pass under way, for projections that stand at the same position."""
+
+    def __init__(self, folder: Folder, stream: Stream, source: Source, folds: Sequence[_Fold]) -> None:
+        mark = folds[0].mark
+        self._options = folder.options
+        self._skim = folder.skim_of(folds)
+        self._stream = stream
+        self._source = source
+        self._folds = folds
+        self._offset = 0 if mark is None else mark.offset
+        self._ordinal = None if mark is None else mark.ordinal
+        self._chain = resume_chain(source, mark)
+        self._recent = _Recent(0, b"")
+        self._records = 0
+        self._damaged = 0
+        self._first_at_ms: int | None = None
+        self._last_at_ms: int | None = None
+
+    def to(self, end: int | None, *, compressed: bool) -> list[Folded]:
+        for block in blocks(self._source, self._offset, end, self._options, wants=self._wants):
+            if not block.terminated and not _is_whole(block):
+                break
+            if block.passed:
+                self._take_passed(block)
+            else:
+                self._take_lines(block)
+            self._offset = block.offset + block.length
+        if self._source.broken is not None:
+            self._set_aside(self._folds, self._offset, b"", None, self._source.broken)
+        piece = Piece(self._records, self._damaged, self._first_at_ms, self._last_at_ms)
+        tail = tail_digest(self._tail())
+        return [self._close(fold, piece, tail, compressed=compressed) for fold in self._folds]
+
+    def _close(self, fold: _Fold, piece: Piece, tail: bytes, *, compressed: bool) -> Folded:
+        fold.projection.close_piece(fold.state, piece)
+        mark = Watermark(
+            version=fold.projection.version,
+            offset=self._offset,
+            ordinal=self._ordinal,
+            chain=self._chain.digest,
+            tail=tail,
+            stat=self._source.stat,
+            state=fold.projection.encode(fold.state),
+        )
+        name = fold.projection.name
+        return Folded(self._stream.path, name, compressed, mark, fold.mark is None, fold.aside, fold.divergence)
+
+    def _wants(self, head: bytes) -> bool:
+        """Whether a line that begins so is asked for, or can only be told by decoding it whole."""
+        found = self._skim.scan(head, 0, len(head))
+        return bool(found.hits or found.latest)
+
+    def _take_lines(self, block: Block) -> None:
+        data, end = block.data, block.end
+        found = self._skim.scan(data, 0, end)
+        self._records += found.canonical
+        odd: dict[int, Record[Any]] = {}
+        latest = found.latest
+        for hit in found.hits:
+            known = hit if hit.kind is not None else self._tell(block, hit, odd)
+            if known is None or known.kind is None:
+                continue
+            if any(known.kind in fold.projection.kinds for fold in self._folds):
+                self._apply(block, known)
+            if hit.kind is None and any(known.kind in fold.projection.latest for fold in self._folds):
+                latest = sorted([*latest, known])
+        self._apply_latest(block, latest)
+        self._note_times(data, end, odd)
+        self._chain.feed(data, 0, end)
+        self._recent = _Recent(block.offset, data)
+
+    def _tell(self, block: Block, hit: Hit, odd: dict[int, Record[Any]]) -> Hit | None:
+        """A line whose head is not canonical: decode it to learn what it is."""
+        line = _line(block, hit)
+        try:
+            record = decode(line)
+        except Rejected as rejected:
+            self._damaged += 1
+            self._set_aside(self._folds, block.offset + hit.start, line, None, rejected.reason)
+            return None
+        self._records += 1
+        odd[hit.start] = record
+        return hit._replace(kind=kind_of(record))
+
+    def _apply(self, block: Block, hit: Hit) -> None:
+        """Decode one record of a kind that always counts, and apply it for all who asked for it."""
+        assert hit.kind is not None
+        line, offset = _line(block, hit), block.offset + hit.start
+        askers = [fold for fold in self._folds if hit.kind in fold.projection.kinds]
+        try:
+            record = decode_as(line, hit.kind)
+        except Rejected as rejected:
+            self._set_aside(askers, offset, line, hit.kind, rejected.reason)
+            return
+        for fold in askers:
+            try:
+                fold.projection.apply(fold.state, record, hit.kind, offset)
+            except ValueError as error:
+                self._set_aside([fold], offset, line, hit.kind, str(error))
+
+    def _apply_latest(self, block: Block, hits: Sequence[Hit]) -> None:
+        """Of each kind the newest record that has an effect, trying backwards.
+
+        One that cannot be decoded is not set aside: whether it is looked at depends on the cut into pieces. A deep audit
+        names it.
+        """
+        waiting = [(fold, kind) for fold in self._folds for kind in fold.projection.latest]
+        for hit in reversed(hits):
+            askers = [fold for fold, kind in waiting if kind == hit.kind]
+            if not askers or hit.kind is None:
+                continue
+            with contextlib.suppress(ValueError):
+                record = decode_as(_line(block, hit), hit.kind)
+                for fold in askers:
+                    if fold.projection.apply(fold.state, record, hit.kind, block.offset + hit.start):
+                        waiting.remove((fold, hit.kind))
+
+    def _note_times(self, data: bytes | bytearray, end: int, odd: dict[int, Record[Any]]) -> None:
+        """The times of the first and the last record, and the last one's ordinal."""
+        if self._first_at_ms is None:
+            start = 0
+            while start < end and self._first_at_ms is None:
+                record = _envelope(data, start, odd)
+                self._first_at_ms = None if record is None else time_ms(record[0])
+                start = data.find(b"\n", start, end) + 1 or end
+        stop = end
+        while stop > 0:
+            start = data.rfind(b"\n", 0, stop - 1) + 1
+            record = _envelope(data, start, odd)
+            at_ms = None if record is None else time_ms(record[0])
+            if record is not None and at_ms is not None:
+                self._last_at_ms, self._ordinal = at_ms, record[1]
+                return
+            stop = start
+
+    def _take_passed(self, block: Block) -> None:
+        """A long line that nobody asked for, or that is longer than any reader holds: only its head is here."""
+        if block.too_long:
+            self._damaged += 1
+            length = block.passed - block.terminated
+            self._set_aside(self._folds, block.offset, block.data, None, TOO_LONG[1], length=length)
+        else:
+            self._records += 1
+            self._note_times(block.data, block.end, {})
+        at, left = block.offset, block.passed
+        while left > 0 and (data := self._source.read_at(at, min(left, 4 * BLOCK_BYTES))):
+            self._chain.feed(data, 0, len(data))
+            at, left = at + len(data), left - len(data)
+
+    def _set_aside(
+        self,
+        folds: Sequence[_Fold],
+        offset: int,
+        line: bytes | bytearray,
+        kind: str | None,
+        reason: str,
+        *,
+        length: int | None = None,
+    ) -> None:
+        data = bytes(line[: self._options.set_aside_bytes_max])
+        for fold in folds:
+            fold.aside.append(SetAside(offset, len(line) if length is None else length, kind, reason, data))
+
+    def _tail(self) -> bytes | bytearray:
+        start = max(0, self._offset - BLOCK_BYTES)
+        offset, data = self._recent
+        if offset <= start and self._offset <= offset + len(data):
+            return data[start - offset : self._offset - offset]
+        return self._source.read_at(start, self._offset - start)
+
+
+class _Recent(NamedTuple):
+    offset: int
+    data: bytes | bytearray
+
+
+def _line(block: Block, hit: Hit) -> bytes:
+    line = bytes(block.data[hit.start : hit.end])
+    return line.removeprefix(BYTE_ORDER_MARK) if block.offset + hit.start == 0 else line
+
+
+def _envelope(data: bytes | bytearray, start: int, odd: dict[int, Record[Any]]) -> tuple[str, int | None] | None:
+    """Timestamp and ordinal of the line that begins at `start`, None where it is no record."""
+    if (record := odd.get(start)) is not None:
+        return record.timestamp, record.ordinal
+    if is_canonical(data, start, len(data)):
+        return canonical_time(data, start), canonical_ordinal(data, start)
+    return None
+
+
+def _is_whole(block: Block) -> bool:
+    """Whether a last line without its LF is a record all the same."""
+    if block.passed:
+        return False
+    line = bytes(block.data[: block.end])
+    try:
+        decode(line.removeprefix(BYTE_ORDER_MARK) if block.offset == 0 else line)
+    except Rejected:
+        return False
+    return True
+
+
+def _is_glued(source: Source, offset: int) -> bool:
+    """Whether a foreign writer went on right behind a last record that had no LF: two records are one line now."""
+    around = source.read_at(offset - 1, 2) if offset > 0 else b""
+    return len(around) == 2 and around[:1] != b"\n" and around[1:] not in (b"\n", b"\r")

@@ -1,0 +1,171 @@
+"""Jobs done by several worker processes, with the answers in the order in which they come.
+
+Jobs are handed out in chunks of some megabytes, so that a few large files do not leave a worker idle. A worker that dies
+costs its chunk one more try, each job of it alone and in a new worker; the job that ends a worker again is answered as
+failed. All workers end with the pool.
+"""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from engine.errors import WorkerDied
+from engine.options import Options
+from engine.projections.worker import Done, Job, Setup, read_frame, write_frame
+from engine.stores.layout import Home
+
+CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_JOBS = 100
+_QUEUED_CHUNKS_MAX = 16
+"""Answers that may wait for the writer; workers pause beyond it, so memory stays bounded."""
+
+
+class Pool:
+    """Worker processes, started at once; `close` ends them."""
+
+    def __init__(self, workers: int, home: Home, options: Options) -> None:
+        self._setup = Setup(home.path, options.block_bytes, options.line_bytes_max, options.set_aside_bytes_max)
+        self._workers = [_Worker(self._setup) for _ in range(workers)]
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers:
+            worker.stop()
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
+        """Do all jobs. Raises what a worker's thread met, `WorkerDied` where no worker can be started at all."""
+        chunks: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        for chunk in _chunks(jobs):
+            chunks.put(chunk)
+        answers: queue.Queue[list[Done] | BaseException | None] = queue.Queue(_QUEUED_CHUNKS_MAX)
+        stop = threading.Event()
+        threads = [
+            threading.Thread(target=_serve, args=(worker, chunks, answers, stop), daemon=True) for worker in self._workers
+        ]
+        for thread in threads:
+            chunks.put(None)
+            thread.start()
+        try:
+            running = len(threads)
+            while running:
+                answer = answers.get()
+                if answer is None:
+                    running -= 1
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    yield from answer
+        finally:
+            stop.set()
+
+
+def _serve(
+    worker: _Worker,
+    chunks: queue.SimpleQueue[list[Job] | None],
+    answers: queue.Queue[list[Done] | BaseException | None],
+    stop: threading.Event,
+) -> None:
+    """One worker's thread: hand it chunks, pass its answers on."""
+    try:
+        while not stop.is_set() and (chunk := chunks.get()) is not None:
+            _put(answers, worker.do(chunk), stop)
+        _put(answers, None, stop)
+    except BaseException as error:  # noqa: BLE001 - it is raised where the answers are taken
+        _put(answers, error, stop)
+
+
+def _put(
+    answers: queue.Queue[list[Done] | BaseException | None], answer: list[Done] | BaseException | None, stop: threading.Event
+) -> None:
+    while not stop.is_set():
+        try:
+            answers.put(answer, timeout=0.1)
+        except queue.Full:
+            continue
+        return
+
+
+class _Worker:
+    """One process, started again when it dies."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._decoder = msgspec.msgpack.Decoder(list[Done])
+        self._process = self._start()
+
+    def do(self, chunk: list[Job]) -> list[Done]:
+        done = self._ask(chunk)
+        if done is not None:
+            return done
+        return [answer for job in chunk for answer in self._do_alone(job)]
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                _close_quietly(stream)
+
+    def _do_alone(self, job: Job) -> list[Done]:
+        return self._ask([job]) or [Done(job.path, reason="a worker process died while reading it")]
+
+    def _ask(self, chunk: list[Job]) -> list[Done] | None:
+        """The answers, or None where the worker died; a new one is then there for the next question."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            write_frame(process.stdin, msgspec.msgpack.encode(chunk))
+            frame = read_frame(process.stdout)
+        except OSError:
+            frame = None
+        if frame is not None:
+            return self._decoder.decode(frame)
+        self.stop()
+        self._process = self._start()
+        return None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _RUN, *sys.path]
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own code
+        except OSError as error:
+            raise WorkerDied(
+                f"A worker process cannot be started: {error.strerror}.", hint="Run with --workers 0.", path=sys.executable
+            ) from error
+        assert process.stdin is not None
+        try:
+            write_frame(process.stdin, msgspec.msgpack.encode(self._setup))
+        except OSError:
+            pass  # it died at once; the first question finds out
+        return process
+
+
+_RUN = "import sys; sys.path[:] = sys.argv[1:]; from engine.projections.worker import main; main()"
+"""The child finds the engine where its parent found it, whatever the environment says."""
+
+
+def _close_quietly(stream: object) -> None:
+    try:
+        stream.close()  # type: ignore[attr-defined]
+    except OSError:
+        pass  # closing flushes into a pipe whose reader is dead
+
+
+def _chunks(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    chunk: list[Job] = []
+    size = 0
+    for job in jobs:
+        chunk.append(job)
+        size += job.size
+        if size >= CHUNK_BYTES or len(chunk) >= CHUNK_JOBS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,302 @@
+"""Catch-up: find the streams that moved, fold them, and write rows and watermarks together.
+
+A scan compares the stat of every rollout with its watermarks; unchanged ones cost that stat. What moved is folded outside
+of any transaction, then written by at most `batch_streams` in one IMMEDIATE transaction, which first compares each
+stream's watermark with the one it was folded from. A watermark that somebody else moved meanwhile means that the fold is
+thrown away and done again; so any number of processes may catch up at once and each record has its effect once. A
+watermark of a higher version than ours belongs to a newer engine and is left alone.
+
+Nothing here is ever final: what a scan finds new, changed, restored, moved or gone decides what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import NamedTuple
+
+import msgspec
+
+from engine.clock import Clock
+from engine.options import Options
+from engine.projections.fold import Folded
+from engine.projections.projection import Change, Projection
+from engine.projections.threads import Threads, stream_of
+from engine.projections.worker import Done, Hand, Job
+from engine.stores import watermarks
+from engine.stores.files import Files, FileStat
+from engine.stores.layout import Found, Home, Refused, locate, walk
+from engine.stores.sqlite import Database, Transaction, Value
+from engine.stores.watermarks import Watermark
+
+LOST_SWAPS_MAX = 5
+"""How often one stream is folded again because somebody else moved its watermark; then it is left to them."""
+
+
+class Stale(NamedTuple):
+    """A rollout whose watermarks are behind."""
+
+    found: Found
+    known: bool
+
+
+class Scan:
+    """One walk over a home. Iterate it for what is stale, newest first; the rest is known when it has ended."""
+
+    def __init__(
+        self,
+        home: Home,
+        files: Files,
+        known: Mapping[str, Mapping[str, tuple[int, FileStat]]],
+        flagged: Set[str],
+        versions: Mapping[str, int],
+        *,
+        every: bool,
+        stop: Callable[[], bool] | None,
+    ) -> None:
+        self._home = home
+        self._files = files
+        self._known = known
+        self._versions = versions
+        self._every = every
+        self._stop = stop
+        self.flagged = flagged
+        self.seen: set[str] = set()
+        self.refused: list[Refused] = []
+        self.bytes_seen = 0
+        self.ended = False
+
+    def __iter__(self) -> Iterator[Stale]:
+        for found in walk(self._home, self._files):
+            if isinstance(found, Refused):
+                self.refused.append(found)
+                continue
+            for each in found:
+                self.seen.add(each.path)
+                self.bytes_seen += each.stat.size
+                marks = self._known.get(each.path)
+                if self._every or not self._is_current(marks, each.stat):
+                    yield Stale(each, marks is not None)
+            if self._stop is not None and self._stop():
+                return
+        self.ended = True
+
+    def vanished(self) -> list[str]:
+        """Streams that were known and that the ended walk did not meet, each looked for once more by itself."""
+        if not self.ended:
+            return []
+        gone: list[str] = []
+        for path in self._known.keys() - self.seen:
+            try:
+                if locate(self._home, path, self._files) is None:
+                    gone.append(path)
+            except OSError:
+                continue  # its folder cannot be read: nothing is known about it
+        return gone
+
+    def _is_current(self, marks: Mapping[str, tuple[int, FileStat]] | None, stat: FileStat) -> bool:
+        if marks is None:
+            return False
+        for name, version in self._versions.items():
+            mark = marks.get(name)
+            if mark is None or mark[0] < version or (mark[0] == version and mark[1] != stat):
+                return False
+        return True
+
+
+class Runner:
+    """Catches projections of one database up with the rollouts of one home."""
+
+    def __init__(
+        self,
+        home: Home,
+        database: Database,
+        projections: Sequence[Projection],
+        *,
+        options: Options,
+        clock: Clock,
+        files: Files,
+    ) -> None:
+        self._home = home
+        self._database = database
+        self._projections = {projection.name: projection for projection in projections}
+        self._options = options
+        self._clock = clock
+        self._files = files
+        self._hand = Hand(home, projections, options, files)
+
+    def scan(self, *, every: bool = False, stop: Callable[[], bool] | None = None) -> Scan:
+        """A walk that has not begun yet. With `every` each rollout counts as stale; `stop` is asked after each folder."""
+        with self._database.read() as transaction:
+            known = watermarks.load_stats(transaction)
+            flagged = {path for (path,) in transaction.rows(_MISSING)}
+        versions = {name: projection.version for name, projection in self._projections.items()}
+        return Scan(self._home, self._files, known, flagged, versions, every=every, stop=stop)
+
+    def jobs(self, stale: Sequence[Stale], *, anew: bool = False) -> list[Job]:
+        """What is to be done for these streams; `anew` folds from the beginning whatever the watermark says."""
+        marks: dict[str, dict[str, Watermark]] = {}
+        known = [each.found.path for each in stale if each.known]
+        if known:
+            with self._database.read() as transaction:
+                marks = watermarks.load(transaction, known)
+        return [
+            Job(found.path, found.compressed, found.stat.size, self._own(marks.get(found.path, {})), anew)
+            for found, _ in stale
+        ]
+
+    def do(self, jobs: Iterable[Job]) -> Iterator[Done]:
+        """Fold in this process."""
+        return (self._hand.do(job) for job in jobs)
+
+    def write(
+        self,
+        done: Sequence[Done],
+        jobs: Mapping[str, Job],
+        inside: Callable[[Transaction], None] | None = None,
+    ) -> None:
+        """Write what was folded, in transactions of at most `batch_streams`, refolding what somebody else moved.
+
+        `inside` is called in each transaction (a checkpoint, a fence); what it raises undoes the transaction.
+        """
+        for start in range(0, len(done), self._options.batch_streams):
+            batch = done[start : start + self._options.batch_streams]
+            lost = self._write_batch(batch, jobs, inside)
+            tries = 0
+            while lost and tries < LOST_SWAPS_MAX:
+                tries += 1
+                again = self._reload(lost, jobs)
+                lost = self._write_batch([self._hand.do(job) for job in again.values()], again, inside)
+
+    def has_vanished(self, scan: Scan) -> bool:
+        """Whether an ended walk found files gone, or back, that the tables do not know of yet."""
+        return bool(scan.flagged & scan.seen) or bool(set(scan.vanished()) - scan.flagged)
+
+    def note_vanished(self, scan: Scan, transaction: Transaction) -> None:
+        """After an ended walk: forget streams that stand elsewhere now, and mark those whose file is gone.
+
+        The row of a thread whose only file is gone stays, so that what was lost is still shown.
+        """
+        gone = scan.vanished()
+        restored = sorted(scan.flagged & scan.seen)
+        fresh = sorted(set(gone) - scan.flagged)
+        values: dict[str, Value] = {"now": self._clock.wall_ms(), "fresh": _json(fresh), "restored": _json(restored)}
+        transaction.run(
+            "UPDATE streams SET missing_since_ms = :now WHERE path IN (SELECT value FROM json_each(:fresh))", values
+        )
+        transaction.run(
+            "UPDATE streams SET missing_since_ms = NULL WHERE path IN (SELECT value FROM json_each(:restored))", values
+        )
+        moved = [path for (path,) in transaction.rows(_STANDS_ELSEWHERE, {"gone": _json(gone)})]
+        for projection in self._projections.values():
+            projection.forget(transaction, moved)
+            if isinstance(projection, Threads):
+                projection.rechoose(transaction, [*fresh, *restored])
+        watermarks.drop(transaction, moved)
+
+    def sweep(self, transaction: Transaction) -> None:
+        """After a rebuild: remove rows that no watermark stands behind."""
+        transaction.run("DELETE FROM streams WHERE path NOT IN (SELECT stream FROM watermarks)")
+        transaction.run("DELETE FROM threads WHERE id NOT IN (SELECT thread_id FROM streams WHERE records > 0)")
+        transaction.run("DELETE FROM set_aside WHERE stream NOT IN (SELECT stream FROM watermarks)")
+
+    def _own(self, marks: Mapping[str, Watermark]) -> dict[str, Watermark]:
+        return {name: mark for name, mark in marks.items() if name in self._projections}
+
+    def _reload(self, paths: Sequence[str], jobs: Mapping[str, Job]) -> dict[str, Job]:
+        with self._database.read() as transaction:
+            marks = watermarks.load(transaction, paths)
+        return {
+            path: msgspec.structs.replace(jobs[path], marks=self._own(marks.get(path, {})), anew=False) for path in paths
+        }
+
+    def _write_batch(
+        self,
+        done: Sequence[Done],
+        jobs: Mapping[str, Job],
+        inside: Callable[[Transaction], None] | None,
+    ) -> list[str]:
+        """One transaction; the streams whose watermark had been moved by somebody else."""
+        paths = [each.path for each in done]
+        with self._database.write() as transaction:
+            stored = watermarks.load(transaction, paths)
+            accepted: list[Folded] = []
+            lost: set[str] = set()
+            for each in done:
+                for folded in each.folded:
+                    now = stored.get(each.path, {}).get(folded.projection)
+                    if now is not None and now.version > folded.mark.version:
+                        continue
+                    if now == jobs[each.path].marks.get(folded.projection):
+                        accepted.append(folded)
+                    elif now != folded.mark:
+                        lost.add(each.path)
+            self._write_accepted(transaction, accepted)
+            self._note_failures(transaction, done)
+            if inside is not None:
+                inside(transaction)
+        return sorted(lost)
+
+    def _write_accepted(self, transaction: Transaction, accepted: Sequence[Folded]) -> None:
+        watermarks.advance(transaction, ((each.path, each.projection, each.mark) for each in accepted))
+        anew = [(each.path, each.projection) for each in accepted if each.anew]
+        transaction.run_many("DELETE FROM set_aside WHERE stream = ? AND projection = ?", anew)
+        transaction.run_many(_SET_ASIDE, [
+            (each.path, each.projection, aside.offset, aside.length, aside.kind, aside.reason, aside.data)
+            for each in accepted
+            for aside in each.set_aside
+        ])  # fmt: skip
+        for name, projection in self._projections.items():
+            changes = [
+                Change(stream_of(each.path), each.compressed, projection.decode(each.mark.state))
+                for each in accepted
+                if each.projection == name
+            ]
+            if changes:
+                projection.write(transaction, changes)
+        now_ms = self._clock.wall_ms()
+        transaction.run_many(_DIVERGENCE, [
+            {"at_ms": now_ms, "stream": each.path, "class": each.divergence}
+            for each in accepted
+            if each.divergence is not None
+        ])  # fmt: skip
+
+    def _note_failures(self, transaction: Transaction, done: Sequence[Done]) -> None:
+        now_ms = self._clock.wall_ms()
+        transaction.run(
+            "DELETE FROM failures WHERE path IN (SELECT value FROM json_each(:paths))",
+            {"paths": _json([each.path for each in done if each.reason is None])},
+        )
+        transaction.run_many(_FAILURE, [(each.path, each.reason, now_ms, now_ms) for each in done if each.reason])
+
+
+def _json(values: Sequence[str]) -> str:
+    return msgspec.json.encode(values).decode()
+
+
+_MISSING = "SELECT path FROM streams WHERE missing_since_ms IS NOT NULL"
+
+_STANDS_ELSEWHERE = """
+    SELECT gone.path FROM streams AS gone
+    WHERE gone.path IN (SELECT value FROM json_each(:gone)) AND EXISTS (
+        SELECT 1 FROM streams AS other
+        WHERE other.thread_id = gone.thread_id AND other.rollout_id = gone.rollout_id
+        AND other.path <> gone.path AND other.missing_since_ms IS NULL
+    )
+"""
+
+_SET_ASIDE = """
+    INSERT INTO set_aside (stream, projection, "offset", length, kind, reason, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (stream, projection, "offset") DO UPDATE
+    SET length = excluded.length, kind = excluded.kind, reason = excluded.reason, bytes = excluded.bytes
+"""
+
+_DIVERGENCE = """
+    INSERT INTO divergences (at_ms, stream, thread_id, class, detail)
+    SELECT :at_ms, path, thread_id, :class, 'the bytes before the watermark are not those that were followed'
+    FROM streams WHERE path = :stream
+"""
+
+_FAILURE = """
+    INSERT INTO failures (path, reason, attempts, first_at_ms, last_at_ms) VALUES (?, ?, 1, ?, ?)
+    ON CONFLICT (path) DO UPDATE SET reason = excluded.reason, attempts = attempts + 1, last_at_ms = excluded.last_at_ms
+"""

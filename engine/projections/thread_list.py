@@ -1,0 +1,208 @@
+"""Questions to the threads table: one row, or a page of them in a stated order.
+
+A page is a keyset page of (key, id), so it is exact under ties and inserts. `next_cursor` goes on in the same direction;
+`backwards_cursor` names the page's first row, which comes again when a client pages the other way to see what changed.
+No filter is applied that the request does not name. Order is by record time.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from engine.errors import InvalidCursor, InvalidRequest
+from engine.projections.threads import COLUMNS
+from engine.stores.sqlite import Transaction, Value
+
+SortKey = Literal["created_at", "updated_at", "recency_at"]
+SortDirection = Literal["asc", "desc"]
+SORT_KEYS: tuple[SortKey, ...] = ("created_at", "updated_at", "recency_at")
+SORT_DIRECTIONS: tuple[SortDirection, ...] = ("asc", "desc")
+
+
+class ThreadRow(Struct, frozen=True, kw_only=True):
+    """A thread as a list shows it. Times are Unix milliseconds; None is unknown.
+
+    `rollout_path` is relative to the home until the engine answers, absolute then. `missing` tells that the rollout's
+    file is gone.
+    """
+
+    id: str
+    rollout_path: str
+    rollout_id: str
+    session_id: str | None
+    created_at_ms: int
+    updated_at_ms: int
+    recency_at_ms: int
+    source: str
+    thread_source: str | None
+    originator: str | None
+    history_mode: str
+    forked_from_id: str | None
+    parent_thread_id: str | None
+    agent_nickname: str | None
+    agent_role: str | None
+    agent_path: str | None
+    model_provider: str | None
+    model: str | None
+    reasoning_effort: str | None
+    cwd: str | None
+    cli_version: str | None
+    title: str | None
+    preview: str | None
+    first_user_message: str | None
+    sandbox_policy: str
+    approval_mode: str
+    tokens_used: int
+    memory_mode: str
+    git_sha: str | None
+    git_branch: str | None
+    git_origin_url: str | None
+    archived: bool
+    archived_at_ms: int | None
+    missing: bool = False
+
+
+class ThreadQuery(Struct, frozen=True, kw_only=True):
+    """What to list. `limit` 0 is all; None filters nothing; an empty sequence matches nothing."""
+
+    limit: int = 25
+    cursor: str | None = None
+    sort_key: SortKey = "updated_at"
+    sort_direction: SortDirection = "desc"
+    archived: bool | None = None
+    cwds: Sequence[str] | None = None
+    sources: Sequence[str] | None = None
+    model_providers: Sequence[str] | None = None
+    search: str | None = None
+    counts: bool = False
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """One page. `total` matches the filters, `hidden` does not; both None unless counts were asked for."""
+
+    threads: list[ThreadRow]
+    next_cursor: str | None
+    backwards_cursor: str | None
+    total: int | None
+    hidden: int | None
+
+
+class _Cursor(Struct, frozen=True, array_like=True):
+    sort_key: str
+    value: int
+    id: str
+    inclusive: bool
+
+
+def list_threads(transaction: Transaction, query: ThreadQuery) -> Page:
+    """A page of threads. Raises `InvalidRequest` and `InvalidCursor`."""
+    _check(query)
+    where, values = _filters(query)
+    counted = _count(transaction, where, values) if query.counts else (None, None)
+    key = f"{query.sort_key}_ms"
+    if query.cursor is not None:
+        cursor = _decode_cursor(query.cursor, query.sort_key)
+        sign = ("<" if query.sort_direction == "desc" else ">") + ("=" if cursor.inclusive else "")
+        where = [*where, f"({key}, id) {sign} (:cursor_value, :cursor_id)"]
+        values |= {"cursor_value": cursor.value, "cursor_id": cursor.id}
+    sql = f"""{_SELECT} {_where(where)} ORDER BY {key} {query.sort_direction}, id {query.sort_direction} LIMIT :limit"""
+    values["limit"] = query.limit + 1 if query.limit else -1
+    rows = [_row(row) for row in transaction.rows(sql, values)]
+    more = bool(query.limit) and len(rows) > query.limit
+    rows = rows[: query.limit] if more else rows
+    return Page(
+        threads=rows,
+        next_cursor=_encode_cursor(rows[-1], query.sort_key, inclusive=False) if more else None,
+        backwards_cursor=_encode_cursor(rows[0], query.sort_key, inclusive=True) if rows else None,
+        total=counted[0],
+        hidden=counted[1],
+    )
+
+
+def get_thread(transaction: Transaction, thread_id: str) -> ThreadRow | None:
+    """One thread's row, or None."""
+    row = transaction.row(f"{_SELECT} WHERE id = :id", {"id": thread_id.lower()})
+    return None if row is None else _row(row)
+
+
+def row_of(values: Sequence[object], *, missing: bool = False) -> ThreadRow:
+    """A row from the values of `threads.thread_row`."""
+    return _row((*values, missing))
+
+
+def _row(values: Sequence[object]) -> ThreadRow:
+    named = dict(zip((*COLUMNS, "missing"), values, strict=True))
+    named["archived"], named["missing"] = bool(named["archived"]), bool(named["missing"])
+    return ThreadRow(**named)  # type: ignore[arg-type]
+
+
+def _check(query: ThreadQuery) -> None:
+    if query.limit < 0:
+        raise InvalidRequest(f"A limit cannot be {query.limit}.", hint="Give a number of threads, or 0 for all.")
+    if query.sort_key not in SORT_KEYS:
+        raise InvalidRequest(f"There is no sort key {query.sort_key!r}.", hint=f"Use one of {', '.join(SORT_KEYS)}.")
+    if query.sort_direction not in SORT_DIRECTIONS:
+        raise InvalidRequest(f"There is no sort direction {query.sort_direction!r}.", hint="Use asc or desc.")
+
+
+def _filters(query: ThreadQuery) -> tuple[list[str], dict[str, Value]]:
+    where: list[str] = []
+    values: dict[str, Value] = {}
+    if query.archived is not None:
+        where.append("archived = :archived")
+        values["archived"] = int(query.archived)
+    for column, wanted in (("cwd", query.cwds), ("source", query.sources), ("model_provider", query.model_providers)):
+        if wanted is not None:
+            where.append(f"{column} IN (SELECT value FROM json_each(:{column}))")
+            values[column] = msgspec.json.encode(list(wanted)).decode()
+    if query.search:
+        where.append(
+            "(instr(lower(coalesce(title, '')), :search) OR instr(lower(coalesce(preview, '')), :search)"
+            " OR instr(lower(coalesce(first_user_message, '')), :search))"
+        )
+        values["search"] = query.search.lower()
+    return where, values
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _count(transaction: Transaction, where: Sequence[str], values: dict[str, Value]) -> tuple[int, int]:
+    (everything,) = transaction.row("SELECT count(*) FROM threads") or (0,)
+    if not where:
+        return everything, 0
+    (total,) = transaction.row(f"SELECT count(*) FROM threads {_where(where)}", values) or (0,)  # noqa: S608
+    return total, everything - total
+
+
+def _encode_cursor(row: ThreadRow, sort_key: str, *, inclusive: bool) -> str:
+    value: int = getattr(row, f"{sort_key}_ms")
+    data = msgspec.json.encode(_Cursor(sort_key, value, row.id, inclusive))
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _decode_cursor(text: str, sort_key: str) -> _Cursor:
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        cursor = msgspec.json.decode(data, type=_Cursor)
+    except (binascii.Error, ValueError):
+        raise InvalidCursor(f"{text!r} is not a cursor.", hint="Use next_cursor or backwards_cursor of a page.") from None
+    if cursor.sort_key != sort_key:
+        raise InvalidCursor(
+            f"The cursor is of a list by {cursor.sort_key}, not by {sort_key}.", hint="Keep the sort key while paging."
+        )
+    return cursor
+
+
+_SELECT = f"""
+    SELECT {", ".join(COLUMNS)}, EXISTS (
+        SELECT 1 FROM streams WHERE streams.path = threads.rollout_path AND streams.missing_since_ms IS NOT NULL
+    ) FROM threads
+"""  # noqa: S608 - the names are ours

@@ -1,0 +1,136 @@
+"""A worker process: folds the rollouts it is told, writes nothing, knows no database.
+
+`python -m engine.projections.worker` reads frames from standard input and answers each with one frame on standard output;
+a frame is four bytes of length (big endian) and that much msgpack. The first frame is the `Setup`, which has no answer;
+every other is a list of `Job`, answered by a list of `Done` in the same order. It ends at the end of its input. It is
+started anew (never forked), so it shares no lock, no connection and no thread with its parent.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Sequence
+from typing import IO
+
+import msgspec
+from msgspec import Struct
+
+from engine.errors import HomeUnreadable
+from engine.options import Options
+from engine.projections.fold import Folded, Folder
+from engine.projections.projection import Projection, Stream
+from engine.projections.registry import BUILT_IN
+from engine.stores.files import Files
+from engine.stores.layout import Home, locate, parse_path
+from engine.stores.rollouts import open_source
+from engine.stores.watermarks import Watermark
+
+
+class Setup(Struct, frozen=True):
+    """What a worker needs to know once."""
+
+    home: str
+    block_bytes: int
+    line_bytes_max: int
+    set_aside_bytes_max: int
+
+
+class Job(Struct, frozen=True, array_like=True):
+    """One stream to be caught up, and where its projections stand; `anew` folds from the beginning all the same."""
+
+    path: str
+    compressed: bool
+    size: int
+    marks: dict[str, Watermark]
+    anew: bool = False
+
+
+class Done(Struct, frozen=True, array_like=True):
+    """What became of a job: folded, or failed with a reason; neither where the file is no longer there."""
+
+    path: str
+    bytes_read: int = 0
+    folded: list[Folded] = []
+    reason: str | None = None
+
+
+class Hand:
+    """Does jobs, in this process or in a worker."""
+
+    def __init__(self, home: Home, projections: Sequence[Projection], options: Options, files: Files) -> None:
+        self._home = home
+        self._folder = Folder(projections, options)
+        self._options = options
+        self._files = files
+
+    def do(self, job: Job) -> Done:
+        """Fold one stream. A file that cannot be read is a failure with a reason; one that is gone is nothing."""
+        try:
+            return self._fold(job, compressed=job.compressed)
+        except FileNotFoundError:
+            return self._fold_elsewhere(job)
+        except OSError as error:
+            return Done(job.path, reason=f"it cannot be read: {error.strerror}")
+
+    def _fold_elsewhere(self, job: Job) -> Done:
+        """The file went between the scan and now: compressed or decompressed meanwhile, or gone."""
+        try:
+            found = locate(self._home, job.path, self._files)
+            return Done(job.path) if found is None else self._fold(job, compressed=found.compressed)
+        except FileNotFoundError:
+            return Done(job.path)
+        except OSError as error:
+            return Done(job.path, reason=f"it cannot be read: {error.strerror}")
+
+    def _fold(self, job: Job, *, compressed: bool) -> Done:
+        name = parse_path(job.path)
+        if name is None:
+            raise HomeUnreadable(f"{job.path} is not a rollout's path.", path=job.path, hint="Name a rollout of this home.")
+        path = self._home.absolute(job.path, compressed=compressed)
+        source = open_source(path, compressed=compressed, files=self._files, options=self._options)
+        try:
+            folded = self._folder.fold(Stream(job.path, name), source, {} if job.anew else job.marks, compressed=compressed)
+            return Done(job.path, source.stat.size, folded)
+        finally:
+            source.close()
+
+
+def read_frame(stream: IO[bytes]) -> bytes | None:
+    """The next frame, or None at the end of the stream (a cut one counts as its end)."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    size = int.from_bytes(head, "big")
+    data = stream.read(size)
+    return data if len(data) == size else None
+
+
+def write_frame(stream: IO[bytes], data: bytes) -> None:
+    """Send one frame."""
+    stream.write(len(data).to_bytes(4, "big"))
+    stream.write(data)
+    stream.flush()
+
+
+def main() -> None:
+    """Serve the parent on standard input and output until it closes them."""
+    incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
+    first = read_frame(incoming)
+    if first is None:
+        return
+    setup = msgspec.msgpack.decode(first, type=Setup)
+    options = Options(
+        block_bytes=setup.block_bytes,
+        line_bytes_max=setup.line_bytes_max,
+        set_aside_bytes_max=setup.set_aside_bytes_max,
+    )
+    hand = Hand(Home(setup.home, None), BUILT_IN, options, Files())
+    encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[Job])
+    gc.freeze()
+    while (frame := read_frame(incoming)) is not None:
+        write_frame(outgoing, encoder.encode([hand.do(job) for job in decoder.decode(frame)]))
+
+
+if __name__ == "__main__":
+    main()

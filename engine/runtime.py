@@ -1,0 +1,138 @@
+"""An open home: opens what it needs, hands the parts to each other, and closes them.
+
+The state database is derived, so whatever is wrong with it is set aside and built again; the jobs database only spares
+double work, so losing it costs nothing but that. A home that cannot be written is read with tables in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from engine.audit.compare import Auditor
+from engine.audit.findings import AuditReport
+from engine.clock import Clock, SystemClock
+from engine.errors import StoreError
+from engine.options import Options
+from engine.projections.backfill import Backfill, BackfillReport, Progress
+from engine.projections.catchup import CatchUp
+from engine.projections.check import Checker
+from engine.projections.registry import BUILT_IN
+from engine.projections.runner import Runner
+from engine.projections.status import Status, read_status
+from engine.stores.files import Files
+from engine.stores.layout import Home, open_home
+from engine.stores.leases import Leases
+from engine.stores.sqlite import Database, remove_older_shapes
+from engine.threads import Threads
+
+STATE_SHAPE = 1
+JOBS_SHAPE = 1
+
+
+class Engine:
+    """One open home. Use it in a `with` block; safe to call from many threads."""
+
+    def __init__(self, home: Home, *, options: Options, clock: Clock, files: Files) -> None:
+        self._home = home
+        self._options = options
+        self._clock = clock
+        self._files = files
+        self._database = self._open_database("state", STATE_SHAPE)
+        self._jobs = self._open_jobs()
+        self._wire()
+
+    @property
+    def home(self) -> str:
+        """The home's path."""
+        return self._home.path
+
+    @property
+    def state_dir(self) -> str | None:
+        """Where the engine's own files are; None where tables are in memory."""
+        return self._home.state
+
+    def backfill(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
+        """Bring every row up to date with every rollout; see `engine.projections.backfill`."""
+        report = self._backfill.run(workers=workers, progress=progress)
+        if report.status == "complete" and self._home.state is not None:
+            remove_older_shapes(self._home.state, "state", STATE_SHAPE, clock=self._clock, files=self._files)
+        return report
+
+    def rebuild(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
+        """Fold every rollout anew, thread by thread, while readers go on; a damaged database is set aside first."""
+        if self._database.integrity() != ["ok"]:
+            self._replace_database()
+        return self._backfill.run(workers=workers, anew=True, progress=progress)
+
+    def audit(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
+        """Compare every row with every rollout; writes nothing."""
+        return self._auditor.run(deep=deep, progress=progress)
+
+    def status(self) -> Status:
+        """How the home stands: threads, lag, set-aside records, back-fill, counters."""
+        return read_status(self._home, self._database, self._runner, self._leases)
+
+    def close(self) -> None:
+        """Close everything; a second call does nothing."""
+        self._database.close()
+        if self._jobs is not None:
+            self._jobs.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_database(self, name: str, shape: int) -> Database:
+        return Database.open(
+            self._home.state,
+            name,
+            shape,
+            migrations=name,
+            options=self._options,
+            clock=self._clock,
+            files=self._files,
+        )
+
+    def _open_jobs(self) -> Database | None:
+        try:
+            return self._open_database("jobs", JOBS_SHAPE) if self._home.state is not None else None
+        except StoreError:
+            return None
+
+    def _wire(self) -> None:
+        home, database, options, clock, files = self._home, self._database, self._options, self._clock, self._files
+        self._leases = None if self._jobs is None else Leases(self._jobs, options=options, clock=clock, files=files)
+        self._runner = Runner(home, database, BUILT_IN, options=options, clock=clock, files=files)
+        self._backfill = Backfill(home, self._runner, database, self._leases, options=options, clock=clock)
+        checker = Checker(home, options, files)
+        catch_up = CatchUp(self._runner, database, options=options, clock=clock)
+        self.threads = Threads(home, database, catch_up, checker, clock=clock, files=files)
+        self._auditor = Auditor(home, database, checker, options=options, files=files)
+
+    def _replace_database(self) -> None:
+        self._database.quarantine()
+        self._database = self._open_database("state", STATE_SHAPE)
+        self._wire()
+
+
+def open(  # noqa: A001 - `engine.open(home)` reads as it should
+    home: str,
+    *,
+    state_dir: str | None = None,
+    options: Options | None = None,
+    clock: Clock | None = None,
+    files: Files | None = None,
+) -> Engine:
+    """Open a home; rows, locks and quarantine go to `state_dir` where it is given, else to `<home>/engine`.
+
+    Raises `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable` and what `Database.open` raises; each changes nothing.
+    """
+    files = files or Files()
+    found = open_home(home, state_dir, files)
+    return Engine(found, options=options or Options(), clock=clock or SystemClock(), files=files)

@@ -1,0 +1,197 @@
+"""Every path and file name in a home: where things stand, and what a rollout's name says.
+
+A rollout's name is `rollout-<local time>-<thread id>[_<rollout id>].jsonl[.zst]`. All of it is a hint but one thing: the
+folder decides whether a thread is archived. Paths kept and shown are *logical*: relative to the home, `/` between names,
+without `.zst`; a plain file hides its compressed sibling. The walk goes from the newest folder to the oldest, follows no
+symbolic link below the two roots, and reports what it cannot use instead of passing it in silence.
+
+Source: codex_rollout.md 1, 1.1, 1.2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from engine.errors import HomeMissing, HomeNotAFolder, HomeUnreadable
+from engine.stores.files import Entry, Files, FileStat
+
+ROOTS = ("sessions", "archived_sessions")
+ARCHIVED_ROOT = ROOTS[1]
+COMPRESSED = ".zst"
+_FOLDERS_DEEP_MAX = 16
+
+_NAME = re.compile(
+    r"rollout-(\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3])-[0-5]\d-[0-5]\d)"
+    r"-([0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})"
+    r"(?:_([0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}))?"
+    r"\.jsonl(\.zst)?",
+    re.ASCII,
+)
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", re.ASCII)
+
+
+class RolloutName(NamedTuple):
+    """What a rollout's file name says. `named_at` is local wall-clock time, 19 characters."""
+
+    named_at: str
+    thread_id: str
+    own_rollout_id: str | None
+    compressed: bool
+
+
+class Found(NamedTuple):
+    """A rollout that the walk met. `path` is logical; `stat` is of the physical file."""
+
+    path: str
+    name: RolloutName
+    compressed: bool
+    stat: FileStat
+
+
+class Refused(NamedTuple):
+    """A name that looks like a rollout, or a folder, that the walk did not use, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A home's folders. `state` is None where nothing may be written: tables are then in memory."""
+
+    path: str
+    state: str | None
+
+    def absolute(self, relative: str, *, compressed: bool = False) -> str:
+        """The physical path of a logical one."""
+        return f"{self.path}/{relative}{COMPRESSED if compressed else ''}"
+
+
+def open_home(path: str, state_dir: str | None, files: Files) -> Home:
+    """Check that the home is a folder that can be listed, and say where the engine's own files go.
+
+    Raises `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable`. Makes nothing.
+    """
+    path = path.rstrip("/") or "/"
+    kind = files.kind(path, op="layout.home", follow=True)
+    if kind is None:
+        raise HomeMissing(f"There is no home at {path}.", hint="Name another with --home, or make the folder.", path=path)
+    if kind != "folder":
+        raise HomeNotAFolder(f"{path} is a {kind}, not a folder.", hint="Name the folder that holds sessions/.", path=path)
+    try:
+        files.scan(path, op="layout.home")
+    except OSError as error:
+        raise HomeUnreadable(
+            f"The home {path} cannot be read: {error.strerror}.", hint="Check who owns the folder and its mode.", path=path
+        ) from error
+    if state_dir is not None:
+        return Home(path, state_dir.rstrip("/") or "/")
+    engine = f"{path}/engine"
+    holder = engine if files.kind(engine, op="layout.home", follow=True) == "folder" else path
+    return Home(path, engine if files.writable(holder, op="layout.home") else None)
+
+
+def parse_name(name: str) -> RolloutName | None:
+    """The parts of a rollout's file name, or None where it is not one. Ids come in lower case."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    named_at, thread_id, rollout_id, compressed = match.groups()
+    return RolloutName(named_at, thread_id.lower(), rollout_id and rollout_id.lower(), compressed is not None)
+
+
+def render_name(name: RolloutName) -> str:
+    """The file name of its parts; `parse_name` of it gives them back."""
+    own = f"_{name.own_rollout_id}" if name.own_rollout_id else ""
+    return f"rollout-{name.named_at}-{name.thread_id}{own}.jsonl{COMPRESSED if name.compressed else ''}"
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is a UUID as threads have them."""
+    return _UUID.fullmatch(text) is not None
+
+
+def is_archived(path: str) -> bool:
+    """Whether a logical path is under the archived root; nothing else decides that."""
+    return path.startswith(f"{ARCHIVED_ROOT}/")
+
+
+def parse_path(path: str) -> RolloutName | None:
+    """The name's parts of a logical or physical path."""
+    return parse_name(path.rpartition("/")[2])
+
+
+def walk(home: Home, files: Files) -> Iterator[list[Found] | Refused]:
+    """All rollouts of a home, a list a folder, newest first: `sessions` by descending path, then `archived_sessions`.
+
+    Folders are listed when they are reached, so a caller may stop early. A root that is itself a symbolic link is
+    followed (the owner of the home laid it so); no link below a root is. What cannot be used comes as `Refused`.
+    """
+    for root in ROOTS:
+        kind = files.kind(f"{home.path}/{root}", op="layout.scan", follow=True)
+        if kind == "folder":
+            yield from _walk_folder(home, root, files, 0)
+        elif kind is not None:
+            yield Refused(root, f"it is a {kind}, not a folder")
+
+
+def locate(home: Home, path: str, files: Files) -> Found | None:
+    """The physical file of a logical path, plain before compressed, or None where neither is there."""
+    name = parse_path(path)
+    if name is None:
+        return None
+    for compressed in (False, True):
+        stat = files.stat(home.absolute(path, compressed=compressed), op="layout.locate")
+        if stat is not None:
+            return Found(path, name, compressed, stat)
+    return None
+
+
+def _walk_folder(home: Home, folder: str, files: Files, depth: int) -> Iterator[list[Found] | Refused]:
+    try:
+        entries = files.scan(f"{home.path}/{folder}", op="layout.scan")
+    except OSError as error:
+        yield Refused(folder, f"the folder cannot be read: {error.strerror}")
+        return
+    plain = {entry.name for entry in entries if entry.name.endswith(".jsonl")}
+    found: list[Found] = []
+    deeper: list[str] = []
+    for entry in sorted(entries, key=_by_name, reverse=True):
+        path = f"{folder}/{entry.name}"
+        if entry.kind == "folder":
+            deeper.append(path)
+            continue
+        name = parse_name(entry.name)
+        if name is None:
+            if entry.kind == "link" and not entry.name.startswith("."):
+                yield Refused(_shown(path), "it is a symbolic link, and links inside a home are not followed")
+            continue
+        if entry.stat is None:
+            yield Refused(_shown(path), f"it is a {'symbolic link' if entry.kind == 'link' else entry.kind}, not a file")
+            continue
+        logical = path.removesuffix(COMPRESSED)
+        if name.compressed and entry.name.removesuffix(COMPRESSED) in plain:
+            continue
+        if _shown(path) != path:
+            yield Refused(_shown(path), "its path is not UTF-8; rename the folder")
+            continue
+        found.append(Found(logical, name, name.compressed, entry.stat))
+    if found:
+        yield found
+    if depth >= _FOLDERS_DEEP_MAX and deeper:
+        yield Refused(folder, f"folders are nested deeper than {_FOLDERS_DEEP_MAX}")
+        return
+    for path in deeper:
+        yield from _walk_folder(home, path, files, depth + 1)
+
+
+def _by_name(entry: Entry) -> str:
+    return entry.name
+
+
+def _shown(path: str) -> str:
+    """A path that is safe to print and to store: bytes that are not UTF-8 are escaped."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

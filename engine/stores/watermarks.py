@@ -1,0 +1,137 @@
+"""How far a projection has followed a stream, and which history it followed.
+
+A watermark names a position (offset, ordinal) and the bytes before it (chain and tail digests), with the file's stat as a
+short cut. It moves only in the transaction that moves the rows, by compare-and-swap on the one that was folded from; a
+watermark that changed meanwhile means: fold again. It is never final: `judge_history` tells what became of the file
+since, so a restored, replaced, moved, re-timed or rewritten file is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from engine.stores.digests import BLOCK_BYTES, Chain, tail_digest
+from engine.stores.files import FileStat
+
+if TYPE_CHECKING:
+    from engine.stores.rollouts import Source
+    from engine.stores.sqlite import Transaction
+
+
+class Watermark(Struct, frozen=True, array_like=True):
+    """A position in one stream for one projection, with the fold's state there.
+
+    `offset` is in plain bytes: behind a line's LF, or behind a whole last record without one.
+    """
+
+    version: int
+    offset: int
+    ordinal: int | None
+    chain: bytes
+    tail: bytes
+    stat: FileStat
+    state: bytes
+
+
+class History(Enum):
+    """What became of the bytes that a watermark followed."""
+
+    SAME = "same"
+    REWRITTEN = "rewritten"
+    TRUNCATED = "truncated"
+
+
+def judge_history(source: Source, mark: Watermark) -> History:
+    """Compare a file with what was followed.
+
+    Same stat: nothing is read. Grown in place: the tail is checked (some µs). Anything else: the whole chain is computed again.
+    """
+    if source.stat == mark.stat:
+        return History.SAME
+    tail_start = max(0, mark.offset - BLOCK_BYTES)
+    tail = source.read_at(tail_start, mark.offset - tail_start)
+    if len(tail) < mark.offset - tail_start:
+        return History.TRUNCATED
+    if tail_digest(tail) != mark.tail:
+        return History.REWRITTEN
+    if _grown_in_place(mark.stat, source.stat):
+        return History.SAME
+    return History.SAME if chain_at(source, mark.offset).digest == mark.chain else History.REWRITTEN
+
+
+def chain_at(source: Source, offset: int) -> Chain:
+    """The digest of a stream's first `offset` bytes, computed from the bytes."""
+    chain = Chain()
+    at = 0
+    while at < offset:
+        data = source.read_at(at, min(4 * BLOCK_BYTES, offset - at))
+        if not data:
+            break
+        chain.feed(data, 0, len(data))
+        at += len(data)
+    return chain
+
+
+def resume_chain(source: Source, mark: Watermark | None) -> Chain:
+    """The digest as it stood at a watermark, ready to go on."""
+    if mark is None:
+        return Chain()
+    whole = mark.offset - mark.offset % BLOCK_BYTES
+    return Chain(mark.chain, source.read_at(whole, mark.offset - whole))
+
+
+def load(transaction: Transaction, streams: Iterable[str]) -> dict[str, dict[str, Watermark]]:
+    """The watermarks of these streams: stream, then projection."""
+    found: dict[str, dict[str, Watermark]] = {}
+    rows = transaction.rows(
+        """SELECT stream, projection, version, "offset", ordinal, chain, tail, device, inode, size, mtime_ns, ctime_ns, state
+           FROM watermarks WHERE stream IN (SELECT value FROM json_each(:streams))""",
+        {"streams": msgspec.json.encode(list(streams)).decode()},
+    )
+    for stream, projection, version, offset, ordinal, chain, tail, *stat, state in rows:
+        mark = Watermark(version, offset, ordinal, chain, tail, FileStat(*stat), state)
+        found.setdefault(stream, {})[projection] = mark
+    return found
+
+
+def load_stats(transaction: Transaction) -> dict[str, dict[str, tuple[int, FileStat]]]:
+    """Version and stat of every watermark: what a scan needs to pass over unchanged files."""
+    known: dict[str, dict[str, tuple[int, FileStat]]] = {}
+    for stream, projection, version, *stat in transaction.rows(
+        "SELECT stream, projection, version, device, inode, size, mtime_ns, ctime_ns FROM watermarks"
+    ):
+        known.setdefault(stream, {})[projection] = (version, FileStat(*stat))
+    return known
+
+
+def advance(transaction: Transaction, marks: Iterable[tuple[str, str, Watermark]]) -> None:
+    """Store watermarks (stream, projection, mark), new or moved. The caller compared them in this same transaction."""
+    transaction.run_many(
+        """INSERT INTO watermarks
+           (stream, projection, version, "offset", ordinal, chain, tail, device, inode, size, mtime_ns, ctime_ns, state)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+           ON CONFLICT (stream, projection) DO UPDATE SET version = excluded.version, "offset" = excluded."offset",
+           ordinal = excluded.ordinal, chain = excluded.chain, tail = excluded.tail, device = excluded.device,
+           inode = excluded.inode, size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,
+           state = excluded.state""",
+        [
+            (stream, projection, m.version, m.offset, m.ordinal, m.chain, m.tail, *m.stat, m.state)
+            for stream, projection, m in marks
+        ],
+    )
+
+
+def drop(transaction: Transaction, streams: Iterable[str]) -> None:
+    """Forget streams whose file is gone, for every projection."""
+    named = {"streams": msgspec.json.encode(list(streams)).decode()}
+    for table in ("watermarks", "set_aside"):
+        transaction.run(f"DELETE FROM {table} WHERE stream IN (SELECT value FROM json_each(:streams))", named)  # noqa: S608
+
+
+def _grown_in_place(then: FileStat, now: FileStat) -> bool:
+    return then.device == now.device and then.inode == now.inode and then.size < now.size

@@ -1,0 +1,207 @@
+"""What an application asks about threads: list, get, fetch.
+
+`list` and `get` answer from the rows, after a bounded look at what changed on disk; an answer that does not cover every
+file yet says so (`partial`). `fetch` answers from the file: it folds the rollout anew, compares the row with the file at
+the row's watermark, and counts and reports a difference. None of them needs a lock, and none waits for a back-fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from engine.clock import Clock
+from engine.errors import InvalidRequest, StoreError, ThreadNotFound
+from engine.projections.catchup import CatchUp, Partial
+from engine.projections.check import Checked, Checker, Difference, differences
+from engine.projections.registry import THREADS
+from engine.projections.thread_list import (
+    Page,
+    SortDirection,
+    SortKey,
+    ThreadQuery,
+    ThreadRow,
+    get_thread,
+    list_threads,
+    row_of,
+)
+from engine.projections.threads import COLUMNS
+from engine.stores import watermarks
+from engine.stores.files import Files
+from engine.stores.layout import Home, is_id, locate
+from engine.stores.sqlite import Database, Transaction
+from engine.stores.watermarks import Watermark
+
+
+class ThreadPage(Struct, frozen=True, kw_only=True):
+    """A page of threads. `partial` is None where the rows cover every file; `total` and `hidden` where asked for."""
+
+    threads: list[ThreadRow]
+    next_cursor: str | None
+    backwards_cursor: str | None
+    total: int | None
+    hidden: int | None
+    partial: Partial | None
+
+
+class FetchedThread(Struct, frozen=True, kw_only=True):
+    """A thread as its file has it now, and where its row differed from the file at the row's watermark.
+
+    `lag_bytes` is what the row had not followed yet; `set_aside` counts records of the file that could not be used.
+    """
+
+    thread: ThreadRow
+    differences: list[Difference]
+    history_rewritten: bool
+    lag_bytes: int
+    records: int
+    damaged: int
+    set_aside: int
+
+
+class Threads:
+    """The threads of one home."""
+
+    def __init__(
+        self, home: Home, database: Database, catch_up: CatchUp, checker: Checker, *, clock: Clock, files: Files
+    ) -> None:
+        self._home = home
+        self._database = database
+        self._catch_up = catch_up
+        self._checker = checker
+        self._clock = clock
+        self._files = files
+
+    def list(
+        self,
+        *,
+        limit: int = 25,
+        cursor: str | None = None,
+        sort_key: SortKey = "updated_at",
+        sort_direction: SortDirection = "desc",
+        archived: bool | None = None,
+        cwd: str | Sequence[str] | None = None,
+        source: str | Sequence[str] | None = None,
+        model_provider: str | Sequence[str] | None = None,
+        search: str | None = None,
+        counts: bool = False,
+    ) -> ThreadPage:
+        """A page of threads; `limit` 0 is all of them. No filter applies that is not given.
+
+        `archived` None lists both; `cwd`, `source` and `model_provider` take one value or several; `search` is part of the
+        title, preview or first message, whatever its case. Raises `InvalidRequest`, `InvalidCursor`, `StoreError`.
+        """
+        query = ThreadQuery(
+            limit=limit,
+            cursor=cursor,
+            sort_key=sort_key,
+            sort_direction=sort_direction,
+            archived=archived,
+            cwds=_several(cwd),
+            sources=_several(source),
+            model_providers=_several(model_provider),
+            search=search,
+            counts=counts,
+        )
+        partial = self._catch_up.look()
+        with self._database.read() as transaction:
+            page = list_threads(transaction, query)
+        return self._answer(page, partial)
+
+    def get(self, thread_id: str) -> ThreadRow | None:
+        """One thread's row, or None where no thread has the id. Raises `InvalidRequest` for what is not an id."""
+        _check_id(thread_id)
+        self._catch_up.look()
+        with self._database.read() as transaction:
+            row = get_thread(transaction, thread_id)
+        return None if row is None else self._absolute(row)
+
+    def fetch(self, thread_id: str) -> FetchedThread:
+        """One thread from its file, compared with its row. Raises `ThreadNotFound`."""
+        _check_id(thread_id)
+        self._catch_up.look()
+        with self._database.read() as transaction:
+            row = get_thread(transaction, thread_id)
+            mark = self._mark(transaction, row) if row is not None else None
+        if row is None:
+            raise ThreadNotFound(
+                f"There is no thread {thread_id} in {self._home.path}.",
+                hint="Run `rolloutdb threads list --limit 0` to see all ids, or `rolloutdb backfill` if it is partial.",
+            )
+        found = locate(self._home, row.rollout_path, self._files)
+        if found is None:
+            return self._lost(msgspec.structs.replace(row, missing=True))
+        return self._compared(row, self._checker.check(found, mark), mark)
+
+    def _mark(self, transaction: Transaction, row: ThreadRow) -> Watermark | None:
+        mark = watermarks.load(transaction, [row.rollout_path]).get(row.rollout_path, {}).get(THREADS.name)
+        return mark if mark is not None and mark.version == THREADS.version else None
+
+    def _compared(self, row: ThreadRow, checked: Checked, mark: Watermark | None) -> FetchedThread:
+        stored = [getattr(row, column) for column in COLUMNS]
+        found = [] if checked.at_mark is None else differences(checked.at_mark, stored)
+        rewritten = mark is not None and not checked.same_history
+        if found or rewritten:
+            self._note_divergence(row, found)
+        return FetchedThread(
+            thread=self._absolute(row_of(checked.row)),
+            differences=found,
+            history_rewritten=rewritten,
+            lag_bytes=checked.lag_bytes,
+            records=checked.state.records,
+            damaged=checked.state.damaged,
+            set_aside=len(checked.set_aside),
+        )
+
+    def _lost(self, row: ThreadRow) -> FetchedThread:
+        return FetchedThread(
+            thread=self._absolute(row),
+            differences=[],
+            history_rewritten=False,
+            lag_bytes=0,
+            records=0,
+            damaged=0,
+            set_aside=0,
+        )
+
+    def _note_divergence(self, row: ThreadRow, found: Sequence[Difference]) -> None:
+        """Count it; an answer from the file does not fail because the count cannot be written."""
+        fields = ", ".join(difference.field for difference in found) or "history"
+        try:
+            with self._database.write() as transaction:
+                transaction.run(
+                    """INSERT INTO divergences (at_ms, stream, thread_id, class, detail)
+                       VALUES (:at_ms, :stream, :thread_id, 'row', :detail)""",
+                    {
+                        "at_ms": self._clock.wall_ms(),
+                        "stream": row.rollout_path,
+                        "thread_id": row.id,
+                        "detail": f"row and file differ in: {fields}",
+                    },
+                )
+        except StoreError:
+            return
+
+    def _answer(self, page: Page, partial: Partial | None) -> ThreadPage:
+        return ThreadPage(
+            threads=[self._absolute(row) for row in page.threads],
+            next_cursor=page.next_cursor,
+            backwards_cursor=page.backwards_cursor,
+            total=page.total,
+            hidden=page.hidden,
+            partial=partial,
+        )
+
+    def _absolute(self, row: ThreadRow) -> ThreadRow:
+        return msgspec.structs.replace(row, rollout_path=self._home.absolute(row.rollout_path))
+
+
+def _several(value: str | Sequence[str] | None) -> Sequence[str] | None:
+    return [value] if isinstance(value, str) else value
+
+
+def _check_id(thread_id: str) -> None:
+    if not is_id(thread_id):
+        raise InvalidRequest(f"{thread_id!r} is not a thread id.", hint="Thread ids are UUIDs; see `rolloutdb threads list`.")
