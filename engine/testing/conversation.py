@@ -361,6 +361,7 @@ class Conversation:
     def _context(self) -> Iterator[bytes]:
         """What the harness tells the model before the person's own words."""
         first = self.turn_count == 1
+        follows_a_copy = first and self.records > 2
         if first and self.habits.goal_first:
             yield self.goal(text.objective(self.rng))
         changed = not first and self.habits.changes and self.chance(0.15)
@@ -370,7 +371,7 @@ class Conversation:
             yield from self._first_context()
         if self.left() > 2_000:
             yield self.turn_context()
-        if self.modern and (changed or (first and self.left() > 6_000)):
+        if self.modern and (changed or follows_a_copy or (first and self.left() > 6_000)):
             yield self.settings_applied()
 
     def _first_context(self) -> Iterator[bytes]:
@@ -527,6 +528,7 @@ class Conversation:
             else b""
         )
         yield from self._user_response(quoted, url)
+        self._note_user_message(wish, image=image)
         if self.paginated:
             content = [b'{"type":"text","text":%b,"text_elements":[]}' % quoted] if sent else []
             content += [b'{"type":"image","image_url":%b}' % url] if url else []
@@ -537,7 +539,6 @@ class Conversation:
                 b"user_message",
                 b',"message":%b,"images":[%b],"local_images":[]%b,"text_elements":[]' % (quoted, url, audio),
             )
-        self._note_user_message(wish, image=image)
 
     def _user_response(self, quoted: bytes, url: bytes) -> Iterator[bytes]:
         if self.small or self.left() < 2 * len(quoted) + len(url) + 1_200:

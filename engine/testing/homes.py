@@ -518,23 +518,11 @@ def _copied_history(home: str, seat: _Seat, talk: Conversation) -> Iterator[byte
     boundary = _copied_to(seat, talk)
     if boundary is None or seat.parent is None:
         return
-    told = [
-        "title",
-        "preview",
-        "first_user_message",
-        "sandbox_policy",
-        "approval_mode",
-        "tokens_used",
-        "model",
-        "reasoning_effort",
-    ]
+    told = "title preview first_user_message sandbox_policy approval_mode tokens_used model reasoning_effort".split()
     for record in islice(_records(home, seat.parent), boundary.records):
         yield _again(talk, record)
-        event = record["payload"].get("type") if record["type"] == "event_msg" else None
-        if event == "task_started":
+        if record["payload"].get("type") == "task_started":
             talk.row["recency_at_ms"] = talk.now_ms
-        elif event == "thread_settings_applied":
-            told += ["cwd", "model_provider"]
     talk.row.update({key: boundary.row[key] for key in told})
     talk.usage = boundary.usage
 

@@ -98,6 +98,7 @@ def test_a_damage_leaves_the_records_that_are_written_down(tmp_path, name, style
     if change is None:
         assert 1 <= good < thread.records
         assert before.startswith(after)
+        assert after.endswith(b"\n")
 
 
 @pytest.mark.parametrize("style", STYLES)

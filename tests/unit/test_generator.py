@@ -15,12 +15,14 @@ import sys
 import tracemalloc
 from collections import Counter, defaultdict
 from datetime import datetime
-from itertools import pairwise, takewhile
+from itertools import chain, pairwise, takewhile
+from random import Random
 
 import pytest
 
-from engine.testing import HomePlan, ManualClock, append_turns, make_home, make_rollout, read_lines, rollout_lines
-from engine.testing.homes import _plan_seats
+from engine.testing import HomePlan, ManualClock, append_turns, make_home, make_rollout, read_lines, rollout_lines, text
+from engine.testing.homes import _conversation, _only_seat, _plan_seats
+from engine.testing.steps import STRANGE_STEPS
 
 WIDE = HomePlan(
     threads=150, seed=7, bytes_max=200_000, forks=0.2, subagents=0.2, paginated=0.5, reverted=0.04, compressed=0.06
@@ -130,6 +132,37 @@ def test_a_reader_of_its_own_derives_the_same_row_for_every_thread(wide_home):
     home, made = wide_home
     for thread in made:
         assert read_row(records(home, thread), thread.path) == thread.row, thread.path
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_row_is_right_after_every_single_line(style):
+    """A rollout that is cut anywhere has a known row too."""
+    for seed in range(6):
+        seat = _only_seat(HomePlan(threads=1, seed=seed, bytes_min=60_000, bytes_max=60_000), style)
+        talk = _conversation(HomePlan(), seat, Random(seed))
+        talk.steps = STRANGE_STEPS[style]
+        lines = []
+        for line in chain(talk.opening(), talk.turns()):
+            lines.append(json.loads(line))
+            found = read_row(lines, "sessions/")
+            assert found == talk.row, (seed, len(lines), lines[-1]["type"])
+        assert len(lines) > 20
+
+
+def test_a_copying_fork_tells_what_its_copied_lines_tell(tmp_path):
+    plan = HomePlan(threads=150, seed=2, paginated=0.0, forks=0.6, bytes_min=8_000, bytes_max=40_000)
+    elsewhere = grown = 0
+    for thread in make_home(tmp_path, plan):
+        lines = records(tmp_path, thread)
+        assert read_row(lines, thread.path) == thread.row
+        copied = len(lines) > 1 and lines[1]["payload"].get("id") == thread.row["forked_from_id"] is not None
+        infos = [line["payload"]["info"] for line in lines if line["payload"].get("type") == "token_count"]
+        totals = [info["total_token_usage"]["total_tokens"] for info in infos if info]
+        assert totals == sorted(totals), "what was used is never given back"
+        elsewhere += copied and lines[0]["payload"]["cwd"] != lines[1]["payload"]["cwd"]
+        grown += copied and len(set(totals)) > 1
+    assert elsewhere >= 5
+    assert grown >= 5
 
 
 def test_what_makes_rows_hard_to_derive_does_occur(wide_home):
@@ -412,6 +445,12 @@ def test_a_thread_is_gone_on_with_where_it_ended(tmp_path, style):
     assert thread.row == make_rollout(tmp_path / "again", size=15_000, mode=style, seed=2).row, (
         "the older facts stay as they were"
     )
+
+
+def test_long_texts_are_as_long_as_they_are_asked_for():
+    for characters in (0, 64, 100_000, 131_072, 262_144, 900_001):
+        for make in (text.output, text.manual, text.opaque):
+            assert len(make(Random(1), characters)) == characters
 
 
 def test_progress_is_told_thread_by_thread(tmp_path):
