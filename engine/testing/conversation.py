@@ -361,6 +361,7 @@ class Conversation:
     def _context(self) -> Iterator[bytes]:
         """What the harness tells the model before the person's own words."""
         first = self.turn_count == 1
+        # A copy ends with the parent's settings, its folder among them: the thread's own must follow, room or not.
         follows_a_copy = first and self.records > 2
         if first and self.habits.goal_first:
             yield self.goal(text.objective(self.rng))

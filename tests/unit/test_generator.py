@@ -165,6 +165,17 @@ def test_a_copying_fork_tells_what_its_copied_lines_tell(tmp_path):
     assert grown >= 5
 
 
+@pytest.mark.parametrize(("copied", "said"), [(0, False), (5, True)])
+def test_after_a_copy_a_thread_says_its_own_settings_even_where_there_is_little_room(copied, said):
+    plan = HomePlan(threads=1, bytes_min=9_000, bytes_max=9_000)
+    talk = _conversation(plan, _only_seat(plan, "legacy"), Random(1))
+    assert len(list(talk.opening())) == 1
+    talk.records += copied
+    talk.bytes_wanted = talk.size + 5_000
+    kinds = [json.loads(line)["payload"].get("type") for line in talk.turn()]
+    assert ("thread_settings_applied" in kinds) == said
+
+
 def test_what_makes_rows_hard_to_derive_does_occur(wide_home):
     home, made = wide_home
     seen = Counter()
