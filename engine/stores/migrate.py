@@ -79,9 +79,8 @@ def load(which: str, files: Files) -> list[Migration]:
 
 
 def checksum(sql: str) -> str:
-    """The same for two texts that differ in nothing but line ends, comments and trailing blanks."""
-    text = sql.replace("\r\n", "\n").replace("\r", "\n")
-    bare = _QUOTED_OR_COMMENT.sub(lambda found: found["quoted"] or " ", text)
+    """The same for two texts that differ in nothing but comments, empty lines and trailing blanks (so, CRLF too)."""
+    bare = _QUOTED_OR_COMMENT.sub(lambda found: found["quoted"] or " ", sql)
     lines = (line.rstrip() for line in bare.split("\n"))
     return hashlib.sha256("\n".join(line for line in lines if line).encode()).hexdigest()
 

@@ -357,11 +357,11 @@ class Database:
         return link
 
     def _put_back(self, link: _Link) -> None:
-        if link.failed or self._closed:
+        if link.failed:
             link.close()
             return
         self._readers.append(link)
-        if self._closed:  # closed by another thread between the look and the append
+        if self._closed:
             self.close()
 
     def _writing_link(self) -> _Link:

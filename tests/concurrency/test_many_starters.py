@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import apsw
 import pytest
 
 from engine.clock import SystemClock
@@ -40,9 +41,41 @@ print(database.quarantined)
 """
 
 
-def start_all(folder: Path) -> tuple[list[int], list[str]]:
+# Opens, writes and closes for a second, and now and then sets the file aside as if it had found it damaged.
+RESTARTER = """
+import os, sys, time
+from engine.clock import SystemClock
+from engine.errors import StoreReplaced
+from engine.options import Options
+from engine.stores.files import Files
+from engine.stores.sqlite import Database
+print("ready", flush=True)
+sys.stdin.readline()
+arguments = {"options": Options(busy_wait_ms=20_000), "clock": SystemClock(), "files": Files()}
+clock, turns, moved, until = arguments["clock"], 0, 0, time.monotonic() + 1
+while time.monotonic() < until:
+    turns += 1
+    database = Database.open(sys.argv[1], "state", 1, migrations="state", **arguments)
+    assert database.quarantined is None
+    try:
+        for index in range(10):
+            with database.write() as transaction:
+                name = f"{os.getpid()}-{turns}-{index}" + "x" * 300
+                transaction.run("INSERT INTO fences VALUES (?, ?)", (name, turns))
+            with database.read() as transaction:
+                assert transaction.row("SELECT 1 FROM fences WHERE name = ?", (name,))
+        if clock.fraction() < 0.2:
+            moved += database.quarantine() is not None
+    except StoreReplaced:
+        pass
+    database.close()
+print(turns, moved)
+"""
+
+
+def start_all(folder: Path, script: str = STARTER) -> tuple[list[int], list[str]]:
     """The process ids, and what each said in the end; none may have failed."""
-    command = [sys.executable, "-c", STARTER, str(folder)]
+    command = [sys.executable, "-c", script, str(folder)]
     pipe = subprocess.PIPE
     processes = [
         subprocess.Popen(command, cwd=CHECKOUT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
@@ -98,6 +131,22 @@ def test_twenty_start_on_a_home_whose_database_is_garbage_and_one_sets_it_aside(
     assert sorted(line == "None" for line in said) == [False] + [True] * (STARTERS - 1)
     assert len(list(folder.glob("quarantine/*/*"))) == 1
     check(folder, pids)
+
+
+def test_twenty_that_open_write_and_set_aside_all_the_time_never_damage_a_file(tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    _, said = start_all(folder, RESTARTER)
+    turns, moved = (sum(column) for column in zip(*(map(int, line.split()) for line in said), strict=True))
+    assert moved > 5
+    assert turns > moved
+    database = state(folder)
+    assert database.quarantined is None
+    assert database.integrity() == ["ok"]
+    database.close()
+    for aside in folder.glob("quarantine/*"):
+        connection = apsw.Connection(str(aside / "state_1.sqlite"))
+        assert connection.execute("PRAGMA integrity_check").get == "ok"
+        connection.close()
 
 
 def test_eight_threads_of_one_process_open_it_at_once(tmp_path: Path) -> None:

@@ -156,6 +156,12 @@ def test_losing_the_database_hands_out_no_old_generation(leases: Leases, opened:
     assert claimed(opened(clock)).generation == before.generation + 5
 
 
+def test_a_generation_is_above_the_fence_even_when_the_clock_was_set_back_too(leases: Leases) -> None:
+    lease = leases.claim("backfill", "back-fill", above=MORNING_MS + DAY_MS)
+    assert isinstance(lease, Lease)
+    assert lease.generation == MORNING_MS + DAY_MS + 1
+
+
 def test_a_lease_lapses_without_a_heartbeat_and_its_owner_learns_of_it(
     leases: Leases, opened: Opener, clock: ManualClock
 ) -> None:

@@ -236,6 +236,7 @@ PROC_LOCKS = """\
 5: -> POSIX  ADVISORY  WRITE 15 fe:00:{inode} 120 120
 6: OFDLCK ADVISORY  WRITE -1 fe:00:{inode} 120 120
 7: POSIX  ADVISORY  WRITE 0 fe:00:{inode} 120 120
+8: POSIX  ADVISORY  WRITE 16 fe:00:{inode} 0 119
 """
 
 
@@ -254,7 +255,7 @@ def test_only_the_one_who_writes_the_wal_is_named(tmp_path: Path) -> None:
     shm.touch()
     others = PROC_LOCKS.format(inode=shm.stat().st_ino)
     assert wal_writer(str(path), Listing(others)) is None
-    found = f"8: POSIX  ADVISORY  WRITE 4711 00:1f:{shm.stat().st_ino} 120 120\n"
+    found = f"9: POSIX  ADVISORY  WRITE 4711 00:1f:{shm.stat().st_ino} 120 120\n"
     assert wal_writer(str(path), Listing(others + found)) == "process 4711"
     assert wal_writer(str(path), Listing(others + found.replace("120 120", "0 EOF"))) == "process 4711"
     assert flock_holder(str(shm), Listing(others)) == "process 11"

@@ -128,6 +128,13 @@ def test_a_changed_one_is_refused_and_nothing_is_changed(home: Home, text: str) 
     assert not (home.engine / "quarantine").exists()
 
 
+def test_the_checksum_is_that_of_the_meaning() -> None:
+    assert migrate.checksum("SELECT 1;\r\nSELECT '--'; -- two\r\n") == migrate.checksum("SELECT 1;\n\nSELECT '--';")
+    assert migrate.checksum("SELECT 1;") != migrate.checksum("SELECT 2;")
+    assert migrate.checksum("SELECT 1/**/2;") == migrate.checksum("SELECT 1 2;")
+    assert migrate.checksum("SELECT 1/* 2;") == migrate.checksum("SELECT 1 ")
+
+
 def test_crlf_is_applied_as_plain_line_feeds(home: Home) -> None:
     home.write("0001_create_things.sql", FIRST.replace("\n", "\r\n"))
     home.open()
@@ -140,6 +147,16 @@ def test_an_unknown_newer_one_is_left_in_peace(home: Home) -> None:
     (home.sql / "0002_add_size.sql").unlink()
     home.open()
     assert home.applied == [(1, "0001_create_things.sql"), (2, "0002_add_size.sql")]
+
+
+def test_one_that_is_missing_below_an_unknown_one_is_brought_too(home: Home) -> None:
+    home.write("0003_add_weight.sql", "ALTER TABLE things ADD COLUMN weight INTEGER;")
+    home.open()
+    (home.sql / "0003_add_weight.sql").unlink()
+    home.write("0002_add_size.sql", "ALTER TABLE things ADD COLUMN size INTEGER;")
+    home.open()
+    assert [number for number, _ in home.applied] == [1, 2, 3]
+    assert home.query("SELECT name FROM pragma_table_info('things') WHERE cid > 1") == [("weight",), ("size",)]
 
 
 def test_one_that_fails_leaves_nothing_of_itself_and_what_came_before(home: Home) -> None:

@@ -299,6 +299,19 @@ def test_opening_a_complete_database_needs_the_setup_lock_only_shared(opened: Op
         files.close(fd, op="test")
 
 
+def test_a_connection_is_never_made_while_the_file_is_being_replaced(opened: Opener, tmp_path: Path) -> None:
+    database, files = opened(), Files()
+    fd = files.open_lock(str(tmp_path / "engine/locks/things_1.setup"), op="test")
+    try:
+        assert files.try_flock(fd, shared=False, op="test")
+        with pytest.raises(StoreBusy):  # this reader would be the first one, hence a new connection
+            names(database)
+        put(database, "over the connection that is there")
+    finally:
+        files.close(fd, op="test")
+    assert names(database) == ["over the connection that is there"]
+
+
 @pytest.mark.parametrize("transaction_of", ["read", "write"])
 def test_a_file_that_was_moved_away_is_noticed_by_the_next_transaction(
     opened: Opener, tmp_path, transaction_of
@@ -429,6 +442,8 @@ def test_a_full_disk_is_told_as_such_and_the_database_goes_on_when_there_is_room
     with pytest.raises(StoreFull) as caught, database.write() as transaction:
         transaction.run(f"PRAGMA max_page_count = 8; {fill}")
     assert caught.value.path == database.path
+    with database.write() as transaction:  # by a new connection: what failed may hold on to what made it fail
+        assert transaction.row("PRAGMA max_page_count") > (8,)
     put(database, "small")
     assert names(database) == ["small"]
 
@@ -568,6 +583,8 @@ def test_an_older_shape_is_removed_when_unused_and_untouched_for_7_days(opened: 
     first.close()
     assert remove_older_shapes(folder, "things", 3, clock=Aged(7.1), files=Files()) == [first.path]
     put(third, "b")
+    third.close()
+    assert remove_older_shapes(folder, "things", 3, clock=Aged(700), files=Files()) == []
     assert sorted(path.name for path in (tmp_path / "engine").glob("*.sqlite")) == [
         "others_1.sqlite",
         "things_3.sqlite",
