@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Self
 
 from engine.audit.compare import Auditor
 from engine.audit.findings import AuditReport
@@ -80,7 +80,7 @@ class Engine:
         if self._jobs is not None:
             self._jobs.close()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -204,4 +204,6 @@ def _several(value: str | Sequence[str] | None) -> Sequence[str] | None:
 
 def _check_id(thread_id: str) -> None:
     if not is_id(thread_id):
-        raise InvalidRequest(f"{thread_id!r} is not a thread id.", hint="Thread ids are UUIDs; see `rolloutdb threads list`.")
+        raise InvalidRequest(
+            f"{thread_id!r} is not a thread id.", hint="Thread ids are UUIDs; see `rolloutdb threads list`."
+        )

@@ -93,7 +93,10 @@ class _Audit:
             return  # it went while we walked: archived or compressed meanwhile
         except OSError as error:
             yield finding(
-                "unreadable", f"{found.path} cannot be read: {error.strerror}", path=found.path, thread_id=found.name.thread_id
+                "unreadable",
+                f"{found.path} cannot be read: {error.strerror}",
+                path=found.path,
+                thread_id=found.name.thread_id,
             )
             return
         state = checked.state
@@ -186,8 +189,14 @@ class _Audit:
             row = self._row(thread_id)
             if row is None:
                 message = "the rollout is whole and the thread is in no list"
-                yield finding("missing_row", message, mend=_missing_mend(self._transaction, head), path=head.path, thread_id=thread_id)
-            elif row[COLUMNS.index("rollout_path")] not in {head.path} and len(candidates) > 1:
+                yield finding(
+                    "missing_row",
+                    message,
+                    mend=_missing_mend(self._transaction, head),
+                    path=head.path,
+                    thread_id=thread_id,
+                )
+            elif row[COLUMNS.index("rollout_path")] != head.path and len(candidates) > 1:
                 named = row[COLUMNS.index("rollout_path")]
                 yield finding(
                     "wrong_path",
@@ -226,10 +235,14 @@ def _line_findings(found: Found, thread_id: str, lines: Lines) -> Iterator[Findi
     for damage in lines.damage:
         yield _damage_finding(damage, where)
     for bad in lines.bad_payloads:
-        yield finding("set_aside", f"a {bad.look} record that no fold can use: {bad.reason}", offset=bad.offset, **where)
+        yield finding(
+            "set_aside", f"a {bad.look} record that no fold can use: {bad.reason}", offset=bad.offset, **where
+        )
     for trouble in lines.numbers:
         message = f"number {trouble.ordinal} follows {trouble.before}"
-        yield finding(trouble.class_, message, offset=trouble.offset, field="ordinal", file_value=trouble.ordinal, **where)
+        yield finding(
+            trouble.class_, message, offset=trouble.offset, field="ordinal", file_value=trouble.ordinal, **where
+        )
     if lines.number_troubles > len(lines.numbers):
         message = f"{lines.number_troubles} records in all have a number that does not follow the one before"
         yield finding("ordinal_gap", message, field="ordinal", **where)

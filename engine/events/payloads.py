@@ -51,7 +51,7 @@ class SessionMeta(Struct):
     parent_thread_id: str | None = None
     history_base: HistoryBase | None = None
     subagent_history_start_ordinal: int | None = None
-    git: Git | None | UnsetType = UNSET
+    git: Git | UnsetType | None = UNSET
 
 
 class TurnContext(Struct):

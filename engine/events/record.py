@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import codecs
 from datetime import UTC, datetime
+from math import floor
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -79,13 +80,14 @@ def decode(line: bytes) -> Record[Raw]:
     return record
 
 
-def decode_as(line: bytes, kind: str) -> Record[Any]:
-    """A line of a folded kind as a record with its typed payload.
+def decode_as(line: bytes, kind: str, *, is_ascii: bool = False) -> Record[Any]:
+    """A line of a folded kind as a record with its typed payload; `is_ascii` spares a look at bytes already looked at.
 
     Fields of the wrong type are dropped one by one where the rest is whole, so that an odd setting never hides a
     thread; raises `Rejected` where nothing usable remains.
     """
-    _check_text(line)
+    if not is_ascii:
+        _check_text(line)
     decoder = _LINES.get(kind)
     if decoder is None:
         return decode(line)
@@ -122,12 +124,12 @@ def time_ms(text: str | None) -> int | None:
         text = f"{text[:13]}:{text[14:16]}:{text[17:]}"
     try:
         when = datetime.fromisoformat(text)
-    except ValueError:
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        # A hair is added because a float cannot hold every millisecond, and those below it would be cut to the one before.
+        return floor(when.timestamp() * 1000 + 0.001)
+    except (ValueError, OverflowError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    whole = int(when.replace(microsecond=0).timestamp())
-    return whole * 1000 + when.microsecond // 1000
 
 
 def is_glued(line: bytes) -> bool:

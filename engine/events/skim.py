@@ -28,11 +28,12 @@ _NUMBERED_PROBE = (b',"type":"', 1)
 """What must stand before and at the type's place, and how many bytes before it that begins."""
 _BLANK = b" \t\r\n"
 _UUID = 36
-_ITEM_HEAD = b'"type":"event_msg","payload":{"type":"item_completed","thread_id":"'
+_ITEM_THREAD = b',"thread_id":"'
+_ITEM_HEAD = b'"type":"event_msg","payload":{"type":"item_completed"' + _ITEM_THREAD
 _ITEM_TURN = b'","turn_id":"'
 _ITEM_TAG = b'","item":{"type":"'
-HEAD_BYTES = 512
-"""The head of a canonical line, item tag included, is always shorter than this."""
+_ITEM_TURN_AT = len(_ITEM_HEAD) + _UUID
+_ITEM_TAG_AT = _ITEM_TURN_AT + len(_ITEM_TURN) + _UUID
 
 
 class Hit(NamedTuple):
@@ -58,20 +59,23 @@ class Skim:
     """A compiled set of kinds.
 
     `kinds` are handed out whenever they come; `latest` are those of which only the newest with an effect counts. A kind
-    may be a bare type, `type.tag`, or `event_msg.item_completed.ItemTag`.
+    may be `type`, `type.tag`, or `event_msg.item_completed.ItemTag`; a kind stands for all that are below it, and lines
+    of a kind that has others below it are handed out with kind None.
     """
 
     def __init__(self, kinds: Iterable[str], latest: Iterable[str] = ()) -> None:
         self._latest_kinds = frozenset(latest)
-        wanted = frozenset(kinds) | self._latest_kinds
         self._heads: list[tuple[bytes, str]] = []
         self._item_tags: list[tuple[bytes, str]] = []
-        tagged: set[str] = set()
-        for kind in sorted(wanted):
+        self._undecided: tuple[bytes, ...] = ()
+        types: set[str] = set()
+        # The latest kinds are the most frequent ones, so they are told apart first.
+        for kind in [*sorted(self._latest_kinds), *sorted(frozenset(kinds) - self._latest_kinds)]:
             type_, _, tag = kind.partition(".")
-            if type_ in TAGGED_TYPES:
-                tagged.add(type_)
-            if kind.startswith(f"{ITEM_COMPLETED}."):
+            types.add(type_)
+            if kind == ITEM_COMPLETED or kind in TAGGED_TYPES:
+                self._undecided += (f'"type":"{type_}"'.encode() if not tag else _ITEM_HEAD[: -len(_ITEM_THREAD)],)
+            elif kind.startswith(f"{ITEM_COMPLETED}."):
                 self._item_tags.append((f'{kind.removeprefix(f"{ITEM_COMPLETED}.")}"'.encode(), kind))
             elif tag:
                 self._heads.append((f'"type":"{type_}","payload":{{"type":"{tag}"'.encode(), kind))
@@ -80,13 +84,14 @@ class Skim:
             if (alias := ALIASES.get(kind)) is not None:
                 self._heads.append((f'"type":"{type_}","payload":{{"type":"{alias}"'.encode(), kind))
         self._prefixes = tuple(head for head, _ in self._heads)
-        self._items = f'"type":"event_msg","payload":{{"type":"item_completed"'.encode() if self._item_tags else None
-        self._must_be_tagged = tuple(f'"type":"{type_}"'.encode() for type_ in sorted(tagged))
-        self._tagged = tuple(f'"type":"{type_}","payload":{{"type":"'.encode() for type_ in sorted(tagged))
-        plain = {kind for kind in wanted if kind not in TAGGED_TYPES and "." not in kind}
-        self._must_be_plain = tuple(f'"type":"{kind}"'.encode() for kind in sorted(plain))
+        self._item_prefixes = tuple(head for head, _ in self._item_tags)
+        self._items = _ITEM_HEAD[: -len(_ITEM_THREAD)] if self._item_tags else None
+        self._watched = tuple(f'"type":"{type_}"'.encode() for type_ in sorted(types))
+        self._tagged = tuple(
+            f'"type":"{type_}","payload":{{"type":"'.encode() for type_ in sorted(types & TAGGED_TYPES)
+        )
 
-    def scan(self, block: bytes | bytearray, start: int, end: int) -> Skimmed:
+    def scan(self, block: bytes | bytearray, start: int, end: int) -> Skimmed:  # noqa: C901 - one loop, all inline: it is hot
         """Skim the lines of `block[start:end]`, which ends just after a newline (or is one unterminated line).
 
         Blank lines are passed over. `canonical` counts the lines passed over or handed out by their head; lines handed
@@ -96,10 +101,9 @@ class Skim:
         latest: list[Hit] = []
         find, starts = block.find, block.startswith
         prefixes = self._prefixes
-        head, ordinal, after_time = _HEAD, _ORDINAL, _AFTER_TIME
-        time_end, digits = _TIME_END, _ORDINAL_DIGITS
-        odd = self._oddly_headed
-        watched = (*self._must_be_tagged, *self._must_be_plain)
+        head, ordinal, after_time, time_end, digits = _HEAD, _ORDINAL, _AFTER_TIME, _TIME_END, _ORDINAL_DIGITS
+        latest_kinds, watched, tagged = self._latest_kinds, self._watched, self._tagged
+        items, item_tags, undecided = self._items, self._item_prefixes, self._undecided
         canonical = 0
         shift = after_time
         probe, back = _PLAIN_PROBE
@@ -112,7 +116,10 @@ class Skim:
             if (
                 not starts(probe, where - back)
                 or not starts(head, at)
-                or (shift != after_time and not (starts(ordinal, at + time_end) and block[at + digits : where - 1].isdigit()))
+                or (
+                    shift != after_time
+                    and not (starts(ordinal, at + time_end) and block[at + digits : where - 1].isdigit())
+                )
             ):
                 shift = _type_offset(block, at, stop)
                 probe, back = _PLAIN_PROBE if shift <= after_time else _NUMBERED_PROBE
@@ -127,15 +134,21 @@ class Skim:
             if starts(watched, where):
                 if starts(prefixes, where):
                     kind = self._kind_at(block, where)
-                    (latest if kind in self._latest_kinds else hits).append(Hit(at, stop, kind))
-                elif odd(block, where):
+                    (latest if kind in latest_kinds else hits).append(Hit(at, stop, kind))
+                elif starts(undecided, where):
                     canonical -= 1
                     hits.append(Hit(at, stop, None))
-                elif self._items is not None and starts(self._items, where):
-                    kind = self._item_kind_at(block, where)
-                    if kind != "":
-                        canonical -= kind is None
-                        hits.append(Hit(at, stop, kind))
+                elif items is not None and starts(items, where):
+                    tag = where + _ITEM_TAG_AT
+                    if not starts(_ITEM_TAG, tag) or not starts(_ITEM_TURN, where + _ITEM_TURN_AT):
+                        canonical -= 1
+                        hits.append(Hit(at, stop, None))
+                    elif starts(item_tags, tag + len(_ITEM_TAG)):
+                        hits.append(Hit(at, stop, self._item_kind_at(block, tag + len(_ITEM_TAG))))
+                elif not starts(tagged, where):
+                    # A type that is asked for, and what follows it is not canonical.
+                    canonical -= 1
+                    hits.append(Hit(at, stop, None))
             at = stop + 1
         return Skimmed(hits, latest, canonical)
 
@@ -145,27 +158,11 @@ class Skim:
                 return kind
         raise AssertionError("a prefix of the tuple matched and none of the list does")
 
-    def _oddly_headed(self, block: bytes | bytearray, where: int) -> bool:
-        """Whether the type is one that matters and what follows it is not canonical."""
-        if block.startswith(self._must_be_plain, where):
-            return True
-        return block.startswith(self._must_be_tagged, where) and not block.startswith(self._tagged, where)
-
-    def _item_kind_at(self, block: bytes | bytearray, where: int) -> str | None:
-        """The item's kind where it is asked for, "" where it is not, None where only a decode can tell."""
-        turn = where + len(_ITEM_HEAD) + _UUID
-        tag = turn + len(_ITEM_TURN) + _UUID
-        canonical = (
-            block.startswith(_ITEM_HEAD, where)
-            and block.startswith(_ITEM_TURN, turn)
-            and block.startswith(_ITEM_TAG, tag)
-        )
-        if not canonical:
-            return None
+    def _item_kind_at(self, block: bytes | bytearray, where: int) -> str:
         for head, kind in self._item_tags:
-            if block.startswith(head, tag + len(_ITEM_TAG)):
+            if block.startswith(head, where):
                 return kind
-        return ""
+        raise AssertionError("an item tag of the tuple matched and none of the list does")
 
 
 def canonical_time(block: bytes | bytearray, start: int) -> str:

@@ -132,7 +132,9 @@ class Backfill:
             return None
         try:
             with self._database.read() as transaction:
-                (generation,) = transaction.row("SELECT generation FROM fences WHERE name = :name", {"name": LEASE}) or (0,)
+                (generation,) = transaction.row(
+                    "SELECT generation FROM fences WHERE name = :name", {"name": LEASE}
+                ) or (0,)
             return self._leases.claim(LEASE, "rebuild" if anew else "back-fill", above=generation)
         except StoreError:
             return None
@@ -150,14 +152,15 @@ class Backfill:
         assert self._leases is not None
         while (held := self._leases.holder(LEASE)) is not None:
             with self._database.read() as transaction:
-                row = transaction.row("SELECT files_done, files_total, bytes_done, bytes_total FROM backfill WHERE id = 1")
+                row = transaction.row(
+                    "SELECT files_done, files_total, bytes_done, bytes_total FROM backfill WHERE id = 1"
+                )
             if row is not None:
-                show(Progress(*row, owner=str(held.owner)))
+                files_done, files_total, bytes_done, bytes_total = row
+                show(Progress(files_done, files_total, bytes_done, bytes_total, str(held.owner)))
             self._clock.sleep(self._options.spectator_poll_ms / 1000)
 
-    def _work(
-        self, lease: Lease | None, *, workers: int, anew: bool, show: Callable[[Progress], None]
-    ) -> _Tally:
+    def _work(self, lease: Lease | None, *, workers: int, anew: bool, show: Callable[[Progress], None]) -> _Tally:
         scan = self._runner.scan(every=anew)
         stale: list[Stale] = list(scan)
         jobs = self._runner.jobs(stale, anew=anew)

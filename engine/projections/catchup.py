@@ -49,17 +49,15 @@ class CatchUp:
             if self._partial is None and self._is_recent():
                 return None
             self._partial = self._catch_up(deadline_ms)
-            self._looked_ms = self._clock.boot_ms()
-            return self._partial
         except StoreBusy:
             # Somebody else writes: the rows are theirs to bring up to date, and a reader does not wait for them.
             self._partial = Partial(0, None)
-            return self._partial
         except StoreReadOnly:
-            self._looked_ms = self._clock.boot_ms()
-            return self._partial
+            pass  # the rows are as old as they are; what they are behind by, `status` tells
         finally:
+            self._looked_ms = self._clock.boot_ms()
             self._mutex.release()
+        return self._partial
 
     def _is_recent(self) -> bool:
         return self._looked_ms is not None and self._clock.boot_ms() - self._looked_ms < self._options.scan_interval_ms

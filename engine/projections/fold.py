@@ -11,7 +11,7 @@ Nothing here depends on how the stream is cut: pieces of any size give the same 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -131,6 +131,9 @@ class _Run:
         self._ordinal = None if mark is None else mark.ordinal
         self._chain = resume_chain(source, mark)
         self._recent = _Recent(0, b"")
+        self._always = _by_kind(folds, lambda projection: projection.kinds)
+        self._newest = _by_kind(folds, lambda projection: projection.latest)
+        self._is_ascii = False
         self._records = 0
         self._damaged = 0
         self._first_at_ms: int | None = None
@@ -174,15 +177,14 @@ class _Run:
         data, end = block.data, block.end
         found = self._skim.scan(data, 0, end)
         self._records += found.canonical
+        self._is_ascii = data.isascii()
         odd: dict[int, Record[Any]] = {}
         latest = found.latest
         for hit in found.hits:
-            known = hit if hit.kind is not None else self._tell(block, hit, odd)
-            if known is None or known.kind is None:
-                continue
-            if any(known.kind in fold.projection.kinds for fold in self._folds):
+            if hit.kind is not None:
+                self._apply(block, hit)
+            elif (known := self._tell(block, hit, odd)) is not None:
                 self._apply(block, known)
-            if hit.kind is None and any(known.kind in fold.projection.latest for fold in self._folds):
                 latest = sorted([*latest, known])
         self._apply_latest(block, latest)
         self._note_times(data, end, odd)
@@ -204,11 +206,12 @@ class _Run:
 
     def _apply(self, block: Block, hit: Hit) -> None:
         """Decode one record of a kind that always counts, and apply it for all who asked for it."""
-        assert hit.kind is not None
+        askers = self._askers(hit.kind, self._always)
+        if not askers or hit.kind is None:
+            return
         line, offset = _line(block, hit), block.offset + hit.start
-        askers = [fold for fold in self._folds if hit.kind in fold.projection.kinds]
         try:
-            record = decode_as(line, hit.kind)
+            record = decode_as(line, hit.kind, is_ascii=self._is_ascii)
         except Rejected as rejected:
             self._set_aside(askers, offset, line, hit.kind, rejected.reason)
             return
@@ -224,16 +227,28 @@ class _Run:
         One that cannot be decoded is not set aside: whether it is looked at depends on the cut into pieces. A deep audit
         names it.
         """
-        waiting = [(fold, kind) for fold in self._folds for kind in fold.projection.latest]
+        done: set[tuple[str, str]] = set()
+        waiting = sum(len(fold.projection.latest) for fold in self._folds)
         for hit in reversed(hits):
-            askers = [fold for fold, kind in waiting if kind == hit.kind]
-            if not askers or hit.kind is None:
+            if len(done) == waiting or hit.kind is None:
+                return
+            askers = self._askers(hit.kind, self._newest)
+            askers = [fold for fold in askers if (fold.projection.name, hit.kind) not in done]
+            if not askers:
                 continue
             with contextlib.suppress(ValueError):
-                record = decode_as(_line(block, hit), hit.kind)
+                record = decode_as(_line(block, hit), hit.kind, is_ascii=self._is_ascii)
                 for fold in askers:
                     if fold.projection.apply(fold.state, record, hit.kind, block.offset + hit.start):
-                        waiting.remove((fold, hit.kind))
+                        done.add((fold.projection.name, hit.kind))
+
+    def _askers(self, kind: str | None, asked: dict[str, list[_Fold]]) -> list[_Fold]:
+        """Who asked for this kind, or for one above it."""
+        found = asked.get(kind or "")
+        if found is None and kind is not None:
+            above = kind.rpartition(".")[0]
+            asked[kind] = found = self._askers(above, asked) if above else []
+        return found or []
 
     def _note_times(self, data: bytes | bytearray, end: int, odd: dict[int, Record[Any]]) -> None:
         """The times of the first and the last record, and the last one's ordinal."""
@@ -287,6 +302,14 @@ class _Run:
         if offset <= start and self._offset <= offset + len(data):
             return data[start - offset : self._offset - offset]
         return self._source.read_at(start, self._offset - start)
+
+
+def _by_kind(folds: Sequence[_Fold], kinds: Callable[[Projection], frozenset[str]]) -> dict[str, list[_Fold]]:
+    asked: dict[str, list[_Fold]] = {}
+    for fold in folds:
+        for kind in kinds(fold.projection):
+            asked.setdefault(kind, []).append(fold)
+    return asked
 
 
 class _Recent(NamedTuple):

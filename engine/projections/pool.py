@@ -7,6 +7,7 @@ failed. All workers end with the pool.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import subprocess
 import sys
@@ -46,7 +47,8 @@ class Pool:
         answers: queue.Queue[list[Done] | BaseException | None] = queue.Queue(_QUEUED_CHUNKS_MAX)
         stop = threading.Event()
         threads = [
-            threading.Thread(target=_serve, args=(worker, chunks, answers, stop), daemon=True) for worker in self._workers
+            threading.Thread(target=_serve, args=(worker, chunks, answers, stop), daemon=True)
+            for worker in self._workers
         ]
         for thread in threads:
             chunks.put(None)
@@ -81,7 +83,9 @@ def _serve(
 
 
 def _put(
-    answers: queue.Queue[list[Done] | BaseException | None], answer: list[Done] | BaseException | None, stop: threading.Event
+    answers: queue.Queue[list[Done] | BaseException | None],
+    answer: list[Done] | BaseException | None,
+    stop: threading.Event,
 ) -> None:
     while not stop.is_set():
         try:
@@ -110,7 +114,8 @@ class _Worker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                _close_quietly(stream)
+                with contextlib.suppress(OSError):  # closing flushes into a pipe whose reader is dead
+                    stream.close()
 
     def _do_alone(self, job: Job) -> list[Done]:
         return self._ask([job]) or [Done(job.path, reason="a worker process died while reading it")]
@@ -137,25 +142,18 @@ class _Worker:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own code
         except OSError as error:
             raise WorkerDied(
-                f"A worker process cannot be started: {error.strerror}.", hint="Run with --workers 0.", path=sys.executable
+                f"A worker process cannot be started: {error.strerror}.",
+                hint="Run with --workers 0.",
+                path=sys.executable,
             ) from error
         assert process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):  # it died at once; the first question finds out
             write_frame(process.stdin, msgspec.msgpack.encode(self._setup))
-        except OSError:
-            pass  # it died at once; the first question finds out
         return process
 
 
 _RUN = "import sys; sys.path[:] = sys.argv[1:]; from engine.projections.worker import main; main()"
 """The child finds the engine where its parent found it, whatever the environment says."""
-
-
-def _close_quietly(stream: object) -> None:
-    try:
-        stream.close()  # type: ignore[attr-defined]
-    except OSError:
-        pass  # closing flushes into a pipe whose reader is dead
 
 
 def _chunks(jobs: Sequence[Job]) -> Iterator[list[Job]]:

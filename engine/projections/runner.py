@@ -11,7 +11,8 @@ Nothing here is ever final: what a scan finds new, changed, restored, moved or g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import msgspec
@@ -47,7 +48,7 @@ class Scan:
         home: Home,
         files: Files,
         known: Mapping[str, Mapping[str, tuple[int, FileStat]]],
-        flagged: Set[str],
+        flagged: AbstractSet[str],
         versions: Mapping[str, int],
         *,
         every: bool,
@@ -206,7 +207,8 @@ class Runner:
         with self._database.read() as transaction:
             marks = watermarks.load(transaction, paths)
         return {
-            path: msgspec.structs.replace(jobs[path], marks=self._own(marks.get(path, {})), anew=False) for path in paths
+            path: msgspec.structs.replace(jobs[path], marks=self._own(marks.get(path, {})), anew=False)
+            for path in paths
         }
 
     def _write_batch(

@@ -67,17 +67,28 @@ def read_status(home: Home, database: Database, runner: Runner, leases: Leases |
         records, damaged = transaction.row(
             "SELECT coalesce(sum(records), 0), coalesce(sum(damaged), 0) FROM streams"
         ) or (0, 0)
-        state = transaction.row(
+        status, last, success, done, total_files = transaction.row(
             "SELECT status, last_watermark, last_success_at_ms, files_done, files_total FROM backfill WHERE id = 1"
         ) or ("pending", None, None, 0, 0)
-        failed = [Failure(path, reason) for path, reason in transaction.rows("SELECT path, reason FROM failures ORDER BY path")]
+        failed = [
+            Failure(path, reason)
+            for path, reason in transaction.rows("SELECT path, reason FROM failures ORDER BY path")
+        ]
     return Status(
         home=home.path,
         state_dir=home.state,
         threads=ThreadCounts(total, total - archived, archived, missing),
         lag=Lag(len(stale), sum(each.found.stat.size for each in stale), len(scan.seen), scan.bytes_seen),
         set_aside=aside,
-        backfill=BackfillState(*state, owner=_owner(leases), failed=[*failed, *refused]),
+        backfill=BackfillState(
+            status=status,
+            last_watermark=last,
+            last_success_at_ms=success,
+            files_done=done,
+            files_total=total_files,
+            owner=_owner(leases),
+            failed=[*failed, *refused],
+        ),
         counters={"divergences": divergences, "records": records, "damaged_lines": damaged},
     )
 

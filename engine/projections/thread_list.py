@@ -193,7 +193,9 @@ def _decode_cursor(text: str, sort_key: str) -> _Cursor:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         cursor = msgspec.json.decode(data, type=_Cursor)
     except (binascii.Error, ValueError):
-        raise InvalidCursor(f"{text!r} is not a cursor.", hint="Use next_cursor or backwards_cursor of a page.") from None
+        raise InvalidCursor(
+            f"{text!r} is not a cursor.", hint="Use next_cursor or backwards_cursor of a page."
+        ) from None
     if cursor.sort_key != sort_key:
         raise InvalidCursor(
             f"The cursor is of a list by {cursor.sort_key}, not by {sort_key}.", hint="Keep the sort key while paging."

@@ -11,7 +11,7 @@ present before missing, newest name first, active before archived.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -148,7 +148,9 @@ class Threads:
 
     def forget(self, transaction: Transaction, paths: Sequence[str]) -> None:
         touched = _threads_of(transaction, paths)
-        transaction.run("DELETE FROM streams WHERE path IN (SELECT value FROM json_each(:paths))", {"paths": _json(paths)})
+        transaction.run(
+            "DELETE FROM streams WHERE path IN (SELECT value FROM json_each(:paths))", {"paths": _json(paths)}
+        )
         self._choose_heads(transaction, touched, {})
 
     def rechoose(self, transaction: Transaction, paths: Sequence[str]) -> None:
@@ -167,7 +169,9 @@ class Threads:
         transaction.run_many(_UPSERT_THREAD, [thread_row(path, states[path]) for path in heads.values()])
         gone = [thread for thread, found in candidates.items() if not found]
         if gone:
-            transaction.run("DELETE FROM threads WHERE id IN (SELECT value FROM json_each(:gone))", {"gone": _json(gone)})
+            transaction.run(
+                "DELETE FROM threads WHERE id IN (SELECT value FROM json_each(:gone))", {"gone": _json(gone)}
+            )
 
     def _stored_states(self, transaction: Transaction, paths: Sequence[str]) -> dict[str, ThreadState]:
         if not paths:
@@ -255,10 +259,9 @@ def _created_ms(stream: Stream, state: ThreadState) -> int:
     """A revert's file is younger than its thread, whose age is in its id (a UUIDv7 begins with Unix milliseconds)."""
     if stream.name.own_rollout_id not in (None, state.thread_id) and state.thread_id[14] == "7":
         return int(state.thread_id.replace("-", "")[:12], 16)
-    for at_ms in (state.created_at_ms, state.first_at_ms, time_ms(stream.name.named_at)):
-        if at_ms is not None:
-            return at_ms
-    return 0
+    if state.created_at_ms is not None:
+        return state.created_at_ms
+    return state.first_at_ms if state.first_at_ms is not None else time_ms(stream.name.named_at) or 0
 
 
 def _apply_meta(state: ThreadState, meta: SessionMeta, offset: int) -> bool:
@@ -368,7 +371,7 @@ def _apply_turn(state: ThreadState, record: Record[Any]) -> bool:
     return True
 
 
-_APPLY = {
+_APPLY: dict[str, Callable[[ThreadState, Record[Any]], bool]] = {
     "turn_context": _apply_context,
     "event_msg.thread_settings_applied": _apply_settings,
     "event_msg.user_message": _apply_user_message,

@@ -86,11 +86,15 @@ class Hand:
     def _fold(self, job: Job, *, compressed: bool) -> Done:
         name = parse_path(job.path)
         if name is None:
-            raise HomeUnreadable(f"{job.path} is not a rollout's path.", path=job.path, hint="Name a rollout of this home.")
+            raise HomeUnreadable(
+                f"{job.path} is not a rollout's path.", path=job.path, hint="Name a rollout of this home."
+            )
         path = self._home.absolute(job.path, compressed=compressed)
         source = open_source(path, compressed=compressed, files=self._files, options=self._options)
         try:
-            folded = self._folder.fold(Stream(job.path, name), source, {} if job.anew else job.marks, compressed=compressed)
+            folded = self._folder.fold(
+                Stream(job.path, name), source, {} if job.anew else job.marks, compressed=compressed
+            )
             return Done(job.path, source.stat.size, folded)
         finally:
             source.close()

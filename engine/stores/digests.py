@@ -37,7 +37,7 @@ class Chain:
         while at + BLOCK_BYTES <= end:
             self.digest = xxh3_128_digest(self.digest + block[at : at + BLOCK_BYTES])
             at += BLOCK_BYTES
-        self._partial = block[at:end]
+        self._partial = bytes(block[at:end])
 
 
 def tail_digest(data: bytes | bytearray) -> bytes:

@@ -99,7 +99,13 @@ class Files:
 
     def ensure_folder(self, path: str, *, op: str) -> None:
         """Make a folder (0700) and those above it, where they are missing."""
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        missing: list[str] = []
+        while path and not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for folder in reversed(missing):  # makedirs gives the mode to the last folder only
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, mode=0o700)
 
     def writable(self, path: str, *, op: str) -> bool:
         """Whether this process may create names in the folder."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from engine.errors import HomeMissing, HomeNotAFolder, HomeUnreadable
@@ -78,14 +79,20 @@ def open_home(path: str, state_dir: str | None, files: Files) -> Home:
     path = path.rstrip("/") or "/"
     kind = files.kind(path, op="layout.home", follow=True)
     if kind is None:
-        raise HomeMissing(f"There is no home at {path}.", hint="Name another with --home, or make the folder.", path=path)
+        raise HomeMissing(
+            f"There is no home at {path}.", hint="Name another with --home, or make the folder.", path=path
+        )
     if kind != "folder":
-        raise HomeNotAFolder(f"{path} is a {kind}, not a folder.", hint="Name the folder that holds sessions/.", path=path)
+        raise HomeNotAFolder(
+            f"{path} is a {kind}, not a folder.", hint="Name the folder that holds sessions/.", path=path
+        )
     try:
         files.scan(path, op="layout.home")
     except OSError as error:
         raise HomeUnreadable(
-            f"The home {path} cannot be read: {error.strerror}.", hint="Check who owns the folder and its mode.", path=path
+            f"The home {path} cannot be read: {error.strerror}.",
+            hint="Check who owns the folder and its mode.",
+            path=path,
         ) from error
     if state_dir is not None:
         return Home(path, state_dir.rstrip("/") or "/")
@@ -94,6 +101,7 @@ def open_home(path: str, state_dir: str | None, files: Files) -> Home:
     return Home(path, engine if files.writable(holder, op="layout.home") else None)
 
 
+@lru_cache(maxsize=4096)
 def parse_name(name: str) -> RolloutName | None:
     """The parts of a rollout's file name, or None where it is not one. Ids come in lower case."""
     match = _NAME.fullmatch(name)
@@ -164,21 +172,11 @@ def _walk_folder(home: Home, folder: str, files: Files, depth: int) -> Iterator[
         if entry.kind == "folder":
             deeper.append(path)
             continue
-        name = parse_name(entry.name)
-        if name is None:
-            if entry.kind == "link" and not entry.name.startswith("."):
-                yield Refused(_shown(path), "it is a symbolic link, and links inside a home are not followed")
-            continue
-        if entry.stat is None:
-            yield Refused(_shown(path), f"it is a {'symbolic link' if entry.kind == 'link' else entry.kind}, not a file")
-            continue
-        logical = path.removesuffix(COMPRESSED)
-        if name.compressed and entry.name.removesuffix(COMPRESSED) in plain:
-            continue
-        if _shown(path) != path:
-            yield Refused(_shown(path), "its path is not UTF-8; rename the folder")
-            continue
-        found.append(Found(logical, name, name.compressed, entry.stat))
+        judged = _judge(path, entry, plain)
+        if isinstance(judged, Found):
+            found.append(judged)
+        elif judged is not None:
+            yield judged
     if found:
         yield found
     if depth >= _FOLDERS_DEEP_MAX and deeper:
@@ -186,6 +184,20 @@ def _walk_folder(home: Home, folder: str, files: Files, depth: int) -> Iterator[
         return
     for path in deeper:
         yield from _walk_folder(home, path, files, depth + 1)
+
+
+def _judge(path: str, entry: Entry, plain: set[str]) -> Found | Refused | None:
+    """What a name in a folder is: a rollout, something that looks like one and cannot be used, or nothing to us."""
+    name = parse_name(entry.name)
+    if entry.kind == "link" and (name is not None or not entry.name.startswith(".")):
+        return Refused(_shown(path), "it is a symbolic link, and links inside a home are not followed")
+    if name is None or (name.compressed and entry.name.removesuffix(COMPRESSED) in plain):
+        return None
+    if entry.stat is None:
+        return Refused(_shown(path), f"it is a {entry.kind}, not a file")
+    if _shown(path) != path:
+        return Refused(_shown(path), "its path is not UTF-8; rename the folder")
+    return Found(path.removesuffix(COMPRESSED), name, name.compressed, entry.stat)
 
 
 def _by_name(entry: Entry) -> str:

@@ -8,7 +8,7 @@ since, so a restored, replaced, moved, re-timed or rewritten file is seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 

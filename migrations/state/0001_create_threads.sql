@@ -1,5 +1,6 @@
 -- The threads projection and what every projection of state_1 shares. All of it is derived from the rollouts.
 -- Times are Unix milliseconds, paths are relative to the home with '/' between names.
+-- Tables with wide rows have rowids: without them a row over a quarter of a page would take an overflow page each.
 
 CREATE TABLE streams (
     path            TEXT    NOT NULL PRIMARY KEY,
@@ -32,7 +33,7 @@ CREATE TABLE watermarks (
     ctime_ns   INTEGER NOT NULL,
     state      BLOB    NOT NULL,
     CONSTRAINT watermarks_key PRIMARY KEY (stream, projection)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE threads (
     id                 TEXT    NOT NULL PRIMARY KEY,
@@ -69,7 +70,7 @@ CREATE TABLE threads (
     archived           INTEGER NOT NULL,
     archived_at_ms     INTEGER,
     CONSTRAINT threads_archived CHECK (archived IN (0, 1))
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE INDEX threads_by_created ON threads (created_at_ms DESC, id DESC);
 CREATE INDEX threads_by_updated ON threads (updated_at_ms DESC, id DESC);
@@ -84,7 +85,7 @@ CREATE TABLE set_aside (
     reason     TEXT    NOT NULL,
     bytes      BLOB    NOT NULL,
     CONSTRAINT set_aside_key PRIMARY KEY (stream, projection, "offset")
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE divergences (
     id        INTEGER NOT NULL PRIMARY KEY,
