@@ -294,13 +294,13 @@ def _lines(home: str, seat: _Seat, talk: Conversation, prefix: list[_Record]) ->
 
 
 def _make_reverted(home: str, plan: HomePlan, seat: _Seat, talk: Conversation) -> MadeThread:
-    """A first rollout, then a second that goes on from one of the first one's turns: the row is the second one's."""
+    """A first rollout, then a second that goes on from one of its turns: the row is the second one's, the age the thread's."""
     talk.bytes_wanted //= 2
     seat.path = _path(seat)
     _write(home, seat.path, _lines(home, seat, talk, []), talk, compressed=False)
     base = talk.rng.choice(talk.boundaries)
     older = seat.path
-    first_id, created_ms = seat.rollout_id, talk.now_ms + 60_000
+    thread_created_ms, first_id, created_ms = seat.created_ms, seat.rollout_id, talk.now_ms + 60_000
     seat.created_ms, seat.rollout_id = created_ms, uuid7(talk.rng, created_ms)
     seat.path = _path(seat)
     again = _conversation(plan, seat, Random(f"{plan.seed}:{seat.index}:reverted"))
@@ -312,7 +312,7 @@ def _make_reverted(home: str, plan: HomePlan, seat: _Seat, talk: Conversation) -
     }
     again.ordinal, again.usage, again.settings = base.ordinal, base.usage, talk.settings
     again.bytes_wanted = max(seat.bytes_wanted - talk.size, seat.bytes_wanted // 4)
-    again.row = _first_row(again.meta, created_ms, archived=False)
+    again.row = _first_row(again.meta, thread_created_ms, archived=False)
     _write(home, seat.path, _lines(home, seat, again, []), again, compressed=False)
     return _made(seat, again, (older,))
 
