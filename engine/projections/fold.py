@@ -24,6 +24,9 @@ from engine.stores.digests import BLOCK_BYTES, tail_digest
 from engine.stores.rollouts import TOO_LONG, Block, Source, blocks
 from engine.stores.watermarks import History, Watermark, judge_history, resume_chain
 
+_HEAD_BYTES_MAX = 512
+"""The head of a canonical line, item tag included, is always shorter than this."""
+
 
 class SetAside(Struct, frozen=True, array_like=True):
     """A record that could not be applied. `data` is its first bytes, bounded by `set_aside_bytes_max`."""
@@ -141,7 +144,7 @@ class _Run:
 
     def to(self, end: int | None, *, compressed: bool) -> list[Folded]:
         for block in blocks(self._source, self._offset, end, self._options, wants=self._wants):
-            if not block.terminated and not _is_whole(block):
+            if not block.terminated and not self._is_whole(block):
                 break
             if block.passed:
                 self._take_passed(block)
@@ -171,7 +174,18 @@ class _Run:
     def _wants(self, head: bytes) -> bool:
         """Whether a line that begins so is asked for, or can only be told by decoding it whole."""
         found = self._skim.scan(head, 0, len(head))
-        return bool(found.hits or found.latest)
+        return len(head) < _HEAD_BYTES_MAX or bool(found.hits or found.latest)
+
+    def _is_whole(self, block: Block) -> bool:
+        """Whether a last line without its LF is a record all the same. One that was passed is read again, to tell."""
+        if block.too_long:
+            return False
+        data = self._source.read_at(block.offset, block.passed) if block.passed else block.data[: block.end]
+        try:
+            decode(bytes(data).removeprefix(BYTE_ORDER_MARK) if block.offset == 0 else bytes(data))
+        except Rejected:
+            return False
+        return True
 
     def _take_lines(self, block: Block) -> None:
         data, end = block.data, block.end
@@ -331,19 +345,7 @@ def _envelope(data: bytes | bytearray, start: int, odd: dict[int, Record[Any]]) 
     return None
 
 
-def _is_whole(block: Block) -> bool:
-    """Whether a last line without its LF is a record all the same."""
-    if block.passed:
-        return False
-    line = bytes(block.data[: block.end])
-    try:
-        decode(line.removeprefix(BYTE_ORDER_MARK) if block.offset == 0 else line)
-    except Rejected:
-        return False
-    return True
-
-
 def _is_glued(source: Source, offset: int) -> bool:
     """Whether a foreign writer went on right behind a last record that had no LF: two records are one line now."""
     around = source.read_at(offset - 1, 2) if offset > 0 else b""
-    return len(around) == 2 and around[:1] != b"\n" and around[1:] not in (b"\n", b"\r")
+    return len(around) == 2 and b"\n" not in around
