@@ -401,3 +401,8 @@ DAMAGES: dict[str, Damage] = {
     "symlink": symlink,
 }
 """Each damage by its name; the first 21 are those of the damaged homes that the project is tested against."""
+
+
+def strike(name: str, home: str | Path, thread: MadeThread | str, *, seed: int = 0) -> Expected:
+    """Do the damage of this name; the seed picks the place."""
+    return DAMAGES[name](home, thread, Random(seed))

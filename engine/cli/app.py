@@ -1,0 +1,256 @@
+"""The commands, their options and their help. What they do is in `commands`; this module only parses and hands on.
+
+`--home`, `--state-dir` and `--json` may stand before or after the command; the one furthest right counts.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+import engine
+from engine.cli import USAGE, commands
+from engine.cli.asked import Asked
+from engine.errors import InvalidRequest
+
+_KEY = "rolloutdb.asked"
+_CODES = "Exit codes: 0 done, 1 findings, 2 usage, 3 failed, 130 stopped by Ctrl-C."
+
+Home = Annotated[
+    str | None,
+    typer.Option(
+        "--home", metavar="FOLDER", help="The home to work on; else $ROLLOUTDB_HOME, else $CODEX_HOME, else ~/.codex."
+    ),
+]
+StateDir = Annotated[
+    str | None,
+    typer.Option("--state-dir", metavar="FOLDER", help="Keep the index there, and leave the home as it is."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=0, max=256, metavar="N", help="Processes that read; 0 reads in this one. Usually one a core."
+    ),
+]
+
+
+class Sort(StrEnum):
+    """What a list can be sorted by."""
+
+    created_at = "created_at"
+    updated_at = "updated_at"
+    recency_at = "recency_at"
+
+
+app = typer.Typer(
+    name="rolloutdb",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help is copied more easily, and comes 50 ms sooner
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+threads = typer.Typer(rich_markup_mode=None)
+
+
+def _epilog(*examples: str, codes: str = _CODES) -> str:
+    lines = "\n".join(f"  {example}" for example in examples)
+    return f"\b\nExamples:\n{lines}\n\n{codes}"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rolloutdb {engine.__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=_epilog(
+        "rolloutdb demo",
+        "rolloutdb --home ~/.codex --state-dir ~/.local/state/rolloutdb backfill",
+        "rolloutdb threads list --limit 10",
+        "rolloutdb audit --json",
+    ),
+)
+def root(
+    context: typer.Context,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """An exact index of agent threads, kept beside their JSONL rollouts.
+
+    The rollouts are the truth and are never written. The index can be thrown away and rebuilt; `audit` says where it
+    disagrees with the files.
+    """
+    _group(context, Asked(home, state_dir, as_json))
+
+
+@app.command(epilog=_epilog("rolloutdb status", "rolloutdb status --json | jq .lag"))
+def status(context: typer.Context, home: Home = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Tell how the home stands: threads, lag, damage, back-fill."""
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, commands.status(asked))
+
+
+@app.command(epilog=_epilog("rolloutdb backfill", "rolloutdb backfill --workers 0 --json"))
+def backfill(
+    context: typer.Context,
+    workers: Workers = None,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Index all that is new or changed.
+
+    It may be stopped at any time and goes on where it was; a second one joins the first and looks on.
+    Findings (exit code 1) are files and folders that could not be used; each run tries them again.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, commands.backfill(asked, workers=workers, anew=False))
+
+
+@app.command(epilog=_epilog("rolloutdb rebuild"))
+def rebuild(
+    context: typer.Context,
+    workers: Workers = None,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Fold every rollout anew, thread by thread, beside readers.
+
+    It mends every row that an audit found wrong. A damaged database is set aside, never deleted.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, commands.backfill(asked, workers=workers, anew=True))
+
+
+@app.command(epilog=_epilog("rolloutdb audit", "rolloutdb audit --deep --json | jq '.findings[].class'"))
+def audit(
+    context: typer.Context,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every line, also those that no row is made of.")] = False,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Compare every row with every file; change nothing.
+
+    Any finding, of whatever severity, makes the exit code 1.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, commands.audit(asked, deep=deep))
+
+
+@app.command(epilog=_epilog("rolloutdb demo", "rolloutdb demo --keep"))
+def demo(
+    context: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the folder, to go on trying.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show all of this on a made-up home, in some seconds.
+
+    It indexes, lists, damages, audits and rebuilds it; works in a new temporary folder, and removes the folder at its end.
+    """
+    from engine.cli.demo import run
+
+    asked = _asked(context, Asked(as_json=as_json))
+    raise typer.Exit(run(as_json=asked.as_json, keep=keep))
+
+
+@threads.callback(invoke_without_command=True)
+def threads_root(context: typer.Context, home: Home = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+    """List threads, or show one."""
+    _group(context, Asked(home, state_dir, as_json))
+
+
+@threads.command(
+    "list",
+    epilog=_epilog(
+        "rolloutdb threads list --limit 10",
+        "rolloutdb threads list --cwd . --search parser",
+        "rolloutdb threads list --limit 0 --json | jq -r '.threads[].title'",
+    ),
+)
+def threads_list(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many; 0 is all.")] = 25,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", metavar="CURSOR", help="Go on from there: next_cursor of a page.")
+    ] = None,
+    sort: Annotated[Sort, typer.Option("--sort", help="By which time.")] = Sort.updated_at,
+    asc: Annotated[bool, typer.Option("--asc", help="Oldest first.")] = False,
+    archived: Annotated[
+        bool | None, typer.Option("--archived/--active", help="Only these; both where neither is given.")
+    ] = None,
+    cwd: Annotated[
+        list[str] | None, typer.Option("--cwd", metavar="FOLDER", help="Begun in this folder; may be repeated.")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="NAME", help="Begun by this program, as cli or vscode; may be repeated."),
+    ] = None,
+    provider: Annotated[
+        list[str] | None, typer.Option("--provider", metavar="NAME", help="Of this model provider; may be repeated.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="TEXT", help="Part of the title, preview or first message.")
+    ] = None,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """List threads, newest first, active and archived.
+
+    It waits for no back-fill: where files are not indexed yet, a line on standard error says how many.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    wanted = commands.Wanted(limit, cursor, sort.value, asc, archived, cwd, source, provider, search)
+    _answer(asked, commands.list_threads(asked, wanted))
+
+
+@threads.command("show", epilog=_epilog("rolloutdb threads show 019ddd9d-f053-7991-a505-b639f6b80c15 --json"))
+def threads_show(
+    context: typer.Context,
+    thread_id: Annotated[str, typer.Argument(metavar="ID", help="The thread's id, as `threads list` shows it.")],
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show one thread as its file has it, and where its row differs.
+
+    The exit code is 1 where row and file differ.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, commands.show_thread(asked, thread_id))
+
+
+app.add_typer(threads, name="threads")
+
+
+def _asked(context: typer.Context, here: Asked) -> Asked:
+    """What was asked for here and further left; kept for the commands to the right."""
+    asked = here.over(context.meta.get(_KEY, Asked()))
+    context.meta[_KEY] = asked
+    return asked
+
+
+def _group(context: typer.Context, here: Asked) -> None:
+    """A group of commands without a command: its help, and the code for a usage error."""
+    asked = _asked(context, here)
+    if context.invoked_subcommand is None:
+        if asked.as_json:
+            hint = f"`{context.command_path} --help` lists them."
+            raise InvalidRequest("No command was given.", hint=hint)
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(USAGE)
+
+
+def _answer(asked: Asked, answer: commands.Answer) -> None:
+    raise typer.Exit(commands.deliver(asked, answer))

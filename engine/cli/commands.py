@@ -1,0 +1,138 @@
+"""What each command does: ask the library, and give what it answered in both forms, with the exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from engine.cli import DONE, FINDINGS, output
+from engine.cli.asked import Asked, folder, text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engine.projections.thread_list import SortKey
+
+
+class Answer(NamedTuple):
+    """A command's answer: `document` for `--json`, `show` for people."""
+
+    document: Any
+    exit_code: int
+    show: Callable[[Console], None]
+
+
+def deliver(asked: Asked, answer: Answer) -> int:
+    """Print an answer in the form that was asked for; its exit code."""
+    if asked.as_json:
+        output.print_json(answer.document)
+    else:
+        from engine.cli import tables
+
+        answer.show(tables.console())
+    return answer.exit_code
+
+
+def status(asked: Asked) -> Answer:
+    """How the home stands."""
+    with asked.open() as engine:
+        found = engine.status()
+    return Answer(found, DONE, lambda console: _tables().show_status(console, found))
+
+
+def backfill(asked: Asked, *, workers: int | None, anew: bool) -> Answer:
+    """Catch up with every rollout, or fold all of them anew."""
+    from engine.cli.progress import Bar
+
+    count = _cores() if workers is None else workers
+    with asked.open() as engine, Bar("rebuilding" if anew else "indexing") as bar:
+        work = engine.rebuild if anew else engine.backfill
+        report = work(workers=count, progress=bar.show)
+    code = FINDINGS if report.failed else DONE
+    return Answer(report, code, lambda console: _tables().show_backfill(console, report, anew=anew))
+
+
+def audit(asked: Asked, *, deep: bool) -> Answer:
+    """Compare rows and files."""
+    from engine.cli.progress import Bar
+
+    with asked.open() as engine, Bar("auditing") as bar:
+        report = engine.audit(deep=deep, progress=bar.show)
+    code = FINDINGS if report.findings else DONE
+    return Answer(report, code, lambda console: _tables().show_audit(console, report))
+
+
+class Wanted(NamedTuple):
+    """Which threads to list, and in which order."""
+
+    limit: int
+    cursor: str | None
+    sort_key: SortKey
+    ascending: bool
+    archived: bool | None
+    cwds: Sequence[str] | None
+    sources: Sequence[str] | None
+    providers: Sequence[str] | None
+    search: str | None
+
+
+def list_threads(asked: Asked, wanted: Wanted) -> Answer:
+    """A page of threads; tells on standard error when it does not cover every file yet."""
+    with asked.open() as engine:
+        page = engine.threads.list(
+            limit=wanted.limit,
+            cursor=wanted.cursor,
+            sort_key=wanted.sort_key,
+            sort_direction="asc" if wanted.ascending else "desc",
+            archived=wanted.archived,
+            cwd=_several(wanted.cwds, "--cwd", folder),
+            source=_several(wanted.sources, "--source", text),
+            model_provider=_several(wanted.providers, "--provider", text),
+            search=None if wanted.search is None else text(wanted.search, "--search"),
+            counts=True,
+        )
+        kept = engine.state_dir is not None
+    if page.partial is not None:
+        total = "more" if page.partial.files_total is None else f"{page.partial.files_total:,}"
+        command = "`rolloutdb backfill`" if kept else "it with --state-dir, since the home cannot be written"
+        output.remark(f"The list covers {page.partial.files_done:,} of {total} rollouts so far; run {command}.")
+    return Answer(page, DONE, lambda console: _tables().show_page(console, page))
+
+
+def show_thread(asked: Asked, thread_id: str) -> Answer:
+    """One thread, its row compared with its file."""
+    with asked.open() as engine:
+        found = engine.threads.fetch(text(thread_id, "The id"))
+    document = {
+        **msgspec.structs.asdict(found.thread),
+        "differences": [difference._asdict() for difference in found.differences],
+        "history_rewritten": found.history_rewritten,
+        "lag_bytes": found.lag_bytes,
+        "records": found.records,
+        "damaged": found.damaged,
+        "set_aside": found.set_aside,
+    }
+    code = FINDINGS if found.differences or found.history_rewritten else DONE
+    return Answer(document, code, lambda console: _tables().show_thread(console, found))
+
+
+def _tables() -> Any:
+    """The tables for people, which take some 50 ms to import."""
+    from engine.cli import tables
+
+    return tables
+
+
+def _several(values: Sequence[str] | None, name: str, check: Callable[[str, str], str]) -> Sequence[str] | None:
+    """An option that may be given more than once; not given at all, it filters nothing."""
+    return [text(check(value, name), name) for value in values] if values else None
+
+
+def _cores() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
