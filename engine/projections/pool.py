@@ -32,10 +32,12 @@ class Pool:
 
     def __init__(self, workers: int, home: Home, options: Options) -> None:
         self._setup = Setup(home.path, options.block_bytes, options.line_bytes_max, options.set_aside_bytes_max)
-        self._workers = [_Worker(self._setup) for _ in range(workers)]
+        self._stop = threading.Event()
+        self._workers = [_Worker(self._setup, self._stop) for _ in range(workers)]
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, whatever they are doing."""
+        self._stop.set()
         for worker in self._workers:
             worker.stop()
 
@@ -45,9 +47,8 @@ class Pool:
         for chunk in _chunks(jobs):
             chunks.put(chunk)
         answers: queue.Queue[list[Done] | BaseException | None] = queue.Queue(_QUEUED_CHUNKS_MAX)
-        stop = threading.Event()
         threads = [
-            threading.Thread(target=_serve, args=(worker, chunks, answers, stop), daemon=True)
+            threading.Thread(target=_serve, args=(worker, chunks, answers, self._stop), daemon=True)
             for worker in self._workers
         ]
         for thread in threads:
@@ -64,7 +65,7 @@ class Pool:
                 else:
                     yield from answer
         finally:
-            stop.set()
+            self._stop.set()
 
 
 def _serve(
@@ -96,17 +97,18 @@ def _put(
 
 
 class _Worker:
-    """One process, started again when it dies."""
+    """One process, started again when it dies, unless the pool is to stop."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, stop: threading.Event) -> None:
         self._setup = setup
+        self._stop = stop
         self._decoder = msgspec.msgpack.Decoder(list[Done])
         self._process = self._start()
 
     def do(self, chunk: list[Job]) -> list[Done]:
         done = self._ask(chunk)
-        if done is not None:
-            return done
+        if done is not None or self._stop.is_set():
+            return done or []
         return [answer for job in chunk for answer in self._do_alone(job)]
 
     def stop(self) -> None:
@@ -133,13 +135,17 @@ class _Worker:
         if frame is not None:
             return self._decoder.decode(frame)
         self.stop()
-        self._process = self._start()
+        if not self._stop.is_set():
+            self._process = self._start()
         return None
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", _RUN, *sys.path]
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own code
+            # In a group of their own: a Ctrl-C goes to the terminal's whole group, and it is the parent's to answer.
+            process = subprocess.Popen(  # noqa: S603 - our own code
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+            )
         except OSError as error:
             raise WorkerDied(
                 f"A worker process cannot be started: {error.strerror}.",
