@@ -46,6 +46,8 @@ def _run(arguments: list[str]) -> int:
     from engine.cli.app import app
 
     code = app(arguments, prog_name="rolloutdb", standalone_mode=False)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt  # typer answers a Ctrl-C by a code in some releases, by its own exception in others
     return code if isinstance(code, int) else DONE
 
 
