@@ -63,6 +63,7 @@ def show_status(console: Console, found: Status) -> None:
     at_work = (
         "" if fill.owner is None else f", {fill.owner} is at work ({fill.files_done:,}/{fill.files_total:,} files)"
     )
+    state = "interrupted" if fill.status == "running" and fill.owner is None else fill.status
     damaged, records = found.counters["damaged_lines"], found.counters["records"]
     _pairs(
         console,
@@ -72,7 +73,7 @@ def show_status(console: Console, found: Status) -> None:
             ("threads", f"{threads.total:,} ({threads.active:,} active, {threads.archived:,} archived{gone})"),
             ("rollouts", f"{_many(lag.files_total, 'file')}, {size(lag.bytes_total)}; {behind}"),
             ("records", f"{records:,}; {_many(damaged, 'damaged line')}, {found.set_aside:,} set aside"),
-            ("back-fill", f"{fill.status}{done}{at_work}"),
+            ("back-fill", f"{state}{done}{at_work}"),
             ("divergences", f"{found.counters['divergences']:,}"),
         ],
     )
