@@ -42,6 +42,10 @@ class HomeUnreadable(EngineError):
     """The home, or a folder that everything hangs on, cannot be read."""
 
 
+class RolloutUnreadable(EngineError):
+    """One rollout cannot be read; all others can."""
+
+
 class ReadOnlyHome(EngineError):
     """Something was to be written, and the home is read-only and no state_dir was given."""
 
@@ -60,6 +64,50 @@ class ThreadNotFound(EngineError):
     """No thread has this id."""
 
     exit_code = 2
+
+
+class ThreadBusy(EngineError):
+    """Another process (or this one) owns the thread; reading, following and forking need no ownership.
+
+    `owner` names who, `state` says whether it runs, is stopped, or cannot be told.
+    """
+
+    def __init__(self, message: str, *, owner: str | None, state: str, hint: str = "", path: str | None = None) -> None:
+        super().__init__(message, hint=hint, path=path)
+        self.owner = owner
+        self.state = state
+
+
+class ForeignRollout(EngineError):
+    """The rollout was written by another program; appending to it has to be asked for."""
+
+
+class ForkedEngine(EngineError):
+    """This process is a fork of the one that opened the engine; it has none of its locks."""
+
+
+class EngineClosed(EngineError):
+    """The engine, or the thread, was closed."""
+
+
+class TruthGone(EngineError):
+    """A rollout was removed, replaced or changed by somebody else while it was open for appending."""
+
+
+class RolloutUnusable(EngineError):
+    """A rollout is in no state to be appended to."""
+
+
+class StalePosition(EngineError):
+    """The stream is not at the position that the caller expected; nothing was written."""
+
+
+class KeyConflict(EngineError):
+    """The idempotency key was used for other content; nothing was written."""
+
+
+class AppendFailed(EngineError):
+    """The file could not be written or synced; what was acknowledged before is safe, this was not acknowledged."""
 
 
 class LineTooLong(EngineError):

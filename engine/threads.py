@@ -7,13 +7,14 @@ the row's watermark, and counts and reports a difference. None of them needs a l
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
 from engine.clock import Clock
-from engine.errors import InvalidRequest, StoreError, ThreadNotFound
+from engine.errors import InvalidRequest, RolloutUnreadable, StoreError, ThreadNotFound
 from engine.projections.catchup import CatchUp, Partial
 from engine.projections.check import Checked, Checker, Difference, differences
 from engine.projections.registry import THREADS
@@ -119,7 +120,7 @@ class Threads:
         return None if row is None else self._absolute(row)
 
     def fetch(self, thread_id: str) -> FetchedThread:
-        """One thread from its file, compared with its row. Raises `ThreadNotFound`."""
+        """One thread from its file, compared with its row. Raises `ThreadNotFound`, `RolloutUnreadable`."""
         _check_id(thread_id)
         self._catch_up.look()
         with self._database.read() as transaction:
@@ -130,10 +131,28 @@ class Threads:
                 f"There is no thread {thread_id} in {self._home.path}.",
                 hint="Run `rolloutdb threads list --limit 0` to see all ids, or `rolloutdb backfill` if it is partial.",
             )
-        found = locate(self._home, row.rollout_path, self._files)
-        if found is None:
+        try:
+            checked = self._check(row, mark)
+        except OSError as error:
+            path = self._home.absolute(row.rollout_path)
+            raise RolloutUnreadable(
+                f"The rollout {path} cannot be read: {error.strerror}.",
+                hint="Check who owns the file and its mode; `rolloutdb threads list` shows what its row says.",
+                path=path,
+            ) from error
+        if checked is None:
             return self._lost(msgspec.structs.replace(row, missing=True))
-        return self._compared(row, self._checker.check(found, mark), mark)
+        return self._compared(row, checked, mark)
+
+    def _check(self, row: ThreadRow, mark: Watermark | None) -> Checked | None:
+        """The rollout folded anew, or None where it is gone. It is looked for twice: compressing moves it meanwhile."""
+        for _try in range(2):
+            found = locate(self._home, row.rollout_path, self._files)
+            if found is None:
+                return None
+            with contextlib.suppress(FileNotFoundError):
+                return self._checker.check(found, mark)
+        return None
 
     def _mark(self, transaction: Transaction, row: ThreadRow) -> Watermark | None:
         mark = watermarks.load(transaction, [row.rollout_path]).get(row.rollout_path, {}).get(THREADS.name)

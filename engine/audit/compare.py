@@ -157,7 +157,7 @@ class _Audit:
         if row is None or not checked.same_history:
             return
         named = row[COLUMNS.index("rollout_path")]
-        if named != found.path and locate(self._home, named, self._files) is not None:
+        if named != found.path and self._stands(named):
             return  # another rollout of the thread; whether that is the head is asked at the end
         if mark is None:
             yield finding(
@@ -222,6 +222,12 @@ class _Audit:
             else:
                 message = f"no rollout was ever followed for the row of {_short(title)}"
                 yield finding("orphan_row", message, mend=_REBUILD, path=path, thread_id=thread_id)
+
+    def _stands(self, path: str) -> bool:
+        try:
+            return locate(self._home, path, self._files) is not None
+        except OSError:
+            return True  # its folder cannot be read, which the walk reports
 
     def _is_under_refused(self, path: str) -> bool:
         return any(path == refused.path or path.startswith(f"{refused.path}/") for refused in self._refused)

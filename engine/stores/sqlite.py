@@ -138,7 +138,8 @@ class Database:
         `StoreFull`, `LibraryTooOld`.
         """
         check_library(LIBRARY_VERSION)
-        setup = Setup(shape, migrate.load(migrations, files), options, clock, files)
+        with files_translated("open", migrations):
+            setup = Setup(shape, migrate.load(migrations, files), options, clock, files)
         place = Place(os.path.abspath(folder), name, shape) if folder is not None else None
         database = cls(place, name, setup)
         try:
@@ -234,7 +235,8 @@ class Database:
             while self._readers:
                 self._readers.pop().close()
             if self._use_fd is not None:
-                self._setup.files.close(self._use_fd, op="sqlite.use")
+                with contextlib.suppress(OSError):  # a close that fails has given the lock back all the same
+                    self._setup.files.close(self._use_fd, op="sqlite.use")
                 self._use_fd = None
 
     def _open_file(self, place: Place) -> None:

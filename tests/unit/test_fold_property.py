@@ -8,18 +8,12 @@ records set aside. The block size must not matter either.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-import zstandard
-from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-import engine
 from engine.options import Options
 from engine.projections.fold import Folded, Folder, SetAside
 from engine.projections.projection import Stream
@@ -28,7 +22,6 @@ from engine.projections.threads import stream_of
 from engine.stores.files import FileStat
 from engine.stores.watermarks import Watermark
 from engine.testing.homes import rollout_lines
-from engine.testing.tables import dump
 
 THREAD = "01a20458-0000-7000-8000-000000000001"
 PARENT = "01a20458-0000-7000-8000-0000000000ff"
