@@ -8,6 +8,7 @@ failed. All workers end with the pool.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import subprocess
 import sys
@@ -31,7 +32,9 @@ class Pool:
     """Worker processes, started at once; `close` ends them."""
 
     def __init__(self, workers: int, home: Home, options: Options) -> None:
-        self._setup = Setup(home.path, options.block_bytes, options.line_bytes_max, options.set_aside_bytes_max)
+        self._setup = Setup(
+            os.fsencode(home.path), options.block_bytes, options.line_bytes_max, options.set_aside_bytes_max
+        )
         self._stop = threading.Event()
         self._workers = [_Worker(self._setup, self._stop) for _ in range(workers)]
 
@@ -111,7 +114,13 @@ class _Worker:
             return done or []
         return [answer for job in chunk for answer in self._do_alone(job)]
 
-    def stop(self) -> None:
+    def kill(self) -> None:
+        """End the process now; whoever waits for its answer gets none."""
+        with self._lock:
+            self._process.kill()
+
+    def end(self) -> None:
+        """Kill, and give everything back. To be called by the thread that asks, or after it has ended."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -123,14 +132,14 @@ class _Worker:
         return self._ask([job]) or [Done(job.path, reason="a worker process died while reading it")]
 
     def _ask(self, chunk: list[Job]) -> list[Done] | None:
-        """The answers, or None where the worker died; a new one is then there for the next question."""
+        """The answers, or None where the worker died; a new one is then there for the next question, unless all end."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             write_frame(process.stdin, msgspec.msgpack.encode(chunk))
             frame = read_frame(process.stdout)
-        except OSError:
+        except (OSError, ValueError):  # a pipe without a reader, or one that `end` has closed
             frame = None
         if frame is not None:
             return self._decoder.decode(frame)

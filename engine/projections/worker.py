@@ -9,6 +9,7 @@ started anew (never forked), so it shares no lock, no connection and no thread w
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from typing import IO
@@ -28,9 +29,9 @@ from engine.stores.watermarks import Watermark
 
 
 class Setup(Struct, frozen=True):
-    """What a worker needs to know once."""
+    """What a worker needs to know once. The home is in bytes, since a path need not be UTF-8."""
 
-    home: str
+    home: bytes
     block_bytes: int
     line_bytes_max: int
     set_aside_bytes_max: int
@@ -129,7 +130,7 @@ def main() -> None:
         line_bytes_max=setup.line_bytes_max,
         set_aside_bytes_max=setup.set_aside_bytes_max,
     )
-    hand = Hand(Home(setup.home, None), BUILT_IN, options, Files())
+    hand = Hand(Home(os.fsdecode(setup.home), None), BUILT_IN, options, Files())
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[Job])
     gc.freeze()
     while (frame := read_frame(incoming)) is not None:

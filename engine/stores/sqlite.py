@@ -140,7 +140,7 @@ class Database:
         check_library(LIBRARY_VERSION)
         with files_translated("open", migrations):
             setup = Setup(shape, migrate.load(migrations, files), options, clock, files)
-        place = Place(os.path.abspath(folder), name, shape) if folder is not None else None
+        place = Place(_utf8(os.path.abspath(folder)), name, shape) if folder is not None else None
         database = cls(place, name, setup)
         try:
             if place is None:
@@ -334,6 +334,20 @@ class Database:
             if identity_of(place, setup.files) != self._identity:
                 raise replaced("open", place.path)
             return setup.attach(place)
+
+
+def _utf8(folder: str) -> str:
+    """SQLite takes names in UTF-8 alone; a folder of another name is refused before anything is made in it."""
+    try:
+        folder.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = folder.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise StoreUnavailable(
+            f"no database can lie in {shown}, whose path is not UTF-8",
+            path=folder,
+            hint="name a folder whose path is UTF-8 with --state-dir",
+        ) from None
+    return folder
 
 
 def check_library(version: str) -> None:
