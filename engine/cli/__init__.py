@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     from engine.cli import output
 
+    output.ensure_open()
     try:
         try:
             code = _run(given)

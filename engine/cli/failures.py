@@ -42,7 +42,8 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, OSError):
         path = error.filename if isinstance(error.filename, str) else None
         what = f"{path}: " if path else ""
-        return Failure(FAILED, "OSError", f"{what}{error.strerror or error}.", "Look at the file and its folder.", path)
+        hint = "Look at the file and its folder." if path else "Look at the disk, and at where the output goes."
+        return Failure(FAILED, "OSError", f"{what}{error.strerror or error}.", hint, path)
     return _unexpected(error)
 
 

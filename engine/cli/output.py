@@ -15,6 +15,15 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def ensure_open() -> None:
+    """Give streams that came closed (`>&-`) somewhere to go, else the next file opened would take their number."""
+    while (devnull := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: TID251 - no file of a home
+        pass
+    os.close(devnull)  # noqa: TID251 - the same
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123 - it stays open
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123 - the same
+
+
 def print_json(document: Any) -> None:
     """One JSON document and a newline; indented where a person looks on."""
     import msgspec
@@ -33,9 +42,8 @@ def print_json(document: Any) -> None:
 
 def remark(text: str) -> None:
     """A line on standard error."""
-    if sys.stderr is not None:
-        sys.stderr.write("".join(plain(line) + "\n" for line in text.splitlines()))
-        sys.stderr.flush()
+    sys.stderr.write("".join(plain(line) + "\n" for line in text.splitlines()))
+    sys.stderr.flush()
 
 
 def plain(text: str) -> str:
@@ -46,8 +54,7 @@ def plain(text: str) -> str:
 
 def flush() -> None:
     """Send what is buffered, so that a failure is met here and not at the end of the process."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    sys.stdout.flush()
 
 
 def discard() -> None:
@@ -58,9 +65,8 @@ def discard() -> None:
 
 
 def _write(text: str) -> None:
-    if sys.stdout is not None:
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -39,7 +39,7 @@ class Bar:
                 self._update()
 
     def __enter__(self) -> Self:
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr.isatty():
             self._timer = threading.Timer(SHOWN_AFTER_S, self._start)
             self._timer.daemon = True
             self._timer.start()
