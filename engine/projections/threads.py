@@ -29,7 +29,6 @@ from engine.events.payloads import (
 from engine.events.record import Record, time_ms
 from engine.events.upcast import (
     approval_of,
-    compact_json,
     content_of_item,
     content_of_message,
     policy_of,
@@ -243,7 +242,7 @@ def thread_row(path: str, state: ThreadState) -> tuple[Any, ...]:
         state.title,
         state.preview,
         state.first_user_message,
-        compact_json(state.sandbox_policy) if state.sandbox_policy else DEFAULT_SANDBOX,
+        state.sandbox_policy or DEFAULT_SANDBOX,
         state.approval_mode or DEFAULT_APPROVAL,
         state.tokens_used,
         state.memory_mode or "enabled",
