@@ -20,8 +20,8 @@ def ensure_open() -> None:
     while (devnull := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: TID251 - no file of a home
         pass
     os.close(devnull)  # noqa: TID251 - the same
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123 - it stays open
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123 - the same
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same
 
 
 def print_json(document: Any) -> None:
