@@ -63,6 +63,7 @@ class _Audit:
         self._deep = deep
         self._candidates: dict[str, list[Candidate]] = defaultdict(list)
         self._refused: list[Refused] = []
+        self._elsewhere: dict[str, list[Finding]] = {}
         self.threads = 0
         self.records = 0
         self.bytes = 0
@@ -113,7 +114,7 @@ class _Audit:
                 offset=aside.offset,
             )
             for aside in checked.set_aside
-            if aside.kind is not None
+            if aside.kind is not None and aside.offset not in lines.named
         )
         if state.records == 0:
             return
@@ -152,34 +153,18 @@ class _Audit:
             yield finding("stale_watermark", message, mend=_BACKFILL, **where)
 
     def _row_findings(self, found: Found, checked: CheckedStream, mark: Watermark | None) -> Iterator[Finding]:
-        """The row's fields beside the file's, where the row is this rollout's to fill."""
+        """The row's fields beside the file's, where the row is this rollout's to fill.
+
+        What a row says that names a file which is none of the thread's rollouts is kept until the head is known.
+        """
         row = self._row(checked.state.thread_id)
         if row is None or not checked.same_history:
             return
         named = row[COLUMNS.index("rollout_path")]
-        if named != found.path and self._stands(named):
-            return  # another rollout of the thread; whether that is the head is asked at the end
-        if mark is None:
-            yield finding(
-                "stale_watermark",
-                "the thread has a row and its rollout has no watermark",
-                mend=_BACKFILL,
-                path=found.path,
-                thread_id=checked.state.thread_id,
-                offset=0,
-            )
-        for difference in differences(checked.at_mark or checked.row, row):
-            yield finding(
-                _OWN_CLASS.get(difference.field, "differing_field"),
-                f"{difference.field} is {_short(difference.row_value)} in the row and"
-                f" {_short(difference.file_value)} in the file",
-                mend=_REBUILD,
-                path=found.path,
-                thread_id=checked.state.thread_id,
-                field=difference.field,
-                file_value=difference.file_value,
-                row_value=difference.row_value,
-            )
+        if named == found.path:
+            yield from _compared(found, checked, mark, row)
+        elif not self._is_rollout_of(named, checked.state.thread_id):
+            self._elsewhere[found.path] = list(_compared(found, checked, mark, row))
 
     def _threads(self) -> Iterator[Finding]:
         """What only the whole shows: rows without a rollout, threads without a row, heads, duplicates."""
@@ -196,7 +181,9 @@ class _Audit:
                     path=head.path,
                     thread_id=thread_id,
                 )
-            elif row[COLUMNS.index("rollout_path")] != head.path and len(candidates) > 1:
+            elif head.path in self._elsewhere:
+                yield from self._elsewhere[head.path]
+            elif row[COLUMNS.index("rollout_path")] != head.path:
                 named = row[COLUMNS.index("rollout_path")]
                 yield finding(
                     "wrong_path",
@@ -223,6 +210,9 @@ class _Audit:
                 message = f"no rollout was ever followed for the row of {_short(title)}"
                 yield finding("orphan_row", message, mend=_REBUILD, path=path, thread_id=thread_id)
 
+    def _is_rollout_of(self, path: str, thread_id: str) -> bool:
+        return self._transaction.row(_STREAM, {"path": path, "id": thread_id}) is not None and self._stands(path)
+
     def _stands(self, path: str) -> bool:
         try:
             return locate(self._home, path, self._files) is not None
@@ -234,6 +224,26 @@ class _Audit:
 
     def _row(self, thread_id: str) -> tuple[Any, ...] | None:
         return self._transaction.row(_ROW, {"id": thread_id})
+
+
+def _compared(found: Found, checked: CheckedStream, mark: Watermark | None, row: Sequence[Any]) -> Iterator[Finding]:
+    """A row's fields beside those of one rollout at its watermark."""
+    thread_id = checked.state.thread_id
+    if mark is None:
+        message = "the thread has a row and its rollout has no watermark"
+        yield finding("stale_watermark", message, mend=_BACKFILL, path=found.path, thread_id=thread_id, offset=0)
+    for difference in differences(checked.at_mark or checked.row, row):
+        yield finding(
+            _OWN_CLASS.get(difference.field, "differing_field"),
+            f"{difference.field} is {_short(difference.row_value)} in the row and"
+            f" {_short(difference.file_value)} in the file",
+            mend=_REBUILD,
+            path=found.path,
+            thread_id=thread_id,
+            field=difference.field,
+            file_value=difference.file_value,
+            row_value=difference.row_value,
+        )
 
 
 def _line_findings(found: Found, thread_id: str, lines: Lines) -> Iterator[Finding]:
@@ -309,3 +319,4 @@ def _by_place(each: Finding) -> tuple[str, str, int, str]:
 
 
 _ROW = f"SELECT {', '.join(COLUMNS)} FROM threads WHERE id = :id"  # noqa: S608 - the names are ours
+_STREAM = "SELECT 1 FROM streams WHERE path = :path AND thread_id = :id"

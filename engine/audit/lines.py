@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 from engine.events.kinds import KNOWN
 from engine.events.payloads import TYPED
-from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode_as, kind_of
+from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode_as, is_utf8, kind_of
 from engine.events.skim import canonical_ordinal, is_canonical
 from engine.options import Options
-from engine.stores.rollouts import TOO_LONG, Block, Damage, Located, Source, blocks, judge
+from engine.stores.rollouts import TOO_LONG, Block, Damage, Located, Source, blocks, judge, line_of
 
 _GLUE = b'}{"timestamp":"'
 NUMBER_TROUBLES_MAX = 100
@@ -45,6 +45,11 @@ class Lines:
     byte_order_mark: bool = False
     kinds: Counter[str] = field(default_factory=Counter)
     bad_payloads: list[Damage] = field(default_factory=list)
+
+    @property
+    def named(self) -> set[int]:
+        """Where a line begins that is damage, or a record that no fold can use."""
+        return {each.offset for each in (*self.damage, *self.bad_payloads)}
 
     @property
     def unknown_kinds(self) -> dict[str, int]:
@@ -89,7 +94,7 @@ def _look_deep(block: Block, lines: Lines, numbers: _Numbers) -> None:
         lines.kinds[kind] += 1
         if kind in TYPED:
             try:
-                line = bytes(block.data[start:stop])
+                line = line_of(block, start, stop)
                 decode_as(line.removeprefix(BYTE_ORDER_MARK) if found.offset == 0 else line, kind)
             except Rejected as rejected:
                 lines.bad_payloads.append(Damage(found.offset, found.length, kind, rejected.reason))
@@ -97,7 +102,7 @@ def _look_deep(block: Block, lines: Lines, numbers: _Numbers) -> None:
 
 def _take(block: Block, start: int, stop: int, lines: Lines, numbers: _Numbers) -> Located | None:
     """Decode one line and count it as what it is."""
-    found = judge(block.offset + start, block.data[start:stop], terminated=block.terminated)
+    found = judge(block.offset + start, line_of(block, start, stop), terminated=block.terminated)
     if isinstance(found, Damage):
         lines.damage.append(found)
         return None
@@ -150,8 +155,4 @@ def _spans(block: Block) -> Iterator[tuple[int, int]]:
 def _is_text(data: bytes | bytearray, end: int) -> bool:
     if data.isascii():
         return True
-    try:
-        str(memoryview(data)[:end], "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+    return is_utf8(memoryview(data)[:end])

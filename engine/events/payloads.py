@@ -10,7 +10,12 @@ Source: codex_rollout.md 2.1 to 2.3 and Appendix B.
 
 from __future__ import annotations
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+ORDINAL_MAX = (1 << 63) - 1
+"""The largest number of a record that a signed column can hold; no file comes near it."""
 
 
 class Git(Struct):
@@ -50,7 +55,7 @@ class SessionMeta(Struct):
     forked_from_id: str | None = None
     parent_thread_id: str | None = None
     history_base: HistoryBase | None = None
-    subagent_history_start_ordinal: int | None = None
+    subagent_history_start_ordinal: Annotated[int, Meta(ge=0, le=ORDINAL_MAX)] | None = None
     git: Git | UnsetType | None = UNSET
 
 

@@ -5,28 +5,34 @@ that are kept and not known. `decode` is what every reader goes through: writer,
 `Record` or raises `Rejected` with the reason and the look of the bytes; it never guesses, and one bad line never speaks
 for another. A typed decode (`decode_as`) reads the same bytes once, into the struct of a kind that is folded.
 
-A line is good when it is UTF-8, one JSON object, has a `timestamp` and a `type` that are text and a `payload` that is an
-object. What its kind is, and whether anybody knows it, is not the decoder's business.
+A line is good when it is UTF-8, one JSON object, has a `timestamp` and a `type` that are text, a `payload` that is an
+object, and an `ordinal` from 0 to 2^63 - 1 or none. JSON is as RFC 8259 has it: no NaN, no half of a surrogate pair, no
+nesting beyond what the decoder's stack holds; of a key that is there twice the last counts. What a line's kind is, and
+whether anybody knows it, is not the decoder's business.
 """
 
 from __future__ import annotations
 
 import codecs
-from datetime import UTC, datetime
-from math import floor
-from typing import Any, Generic, TypeVar
+import re
+from datetime import UTC, datetime, timedelta
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from engine.events.kinds import ALIASES, ITEM_COMPLETED, TAGGED_TYPES
-from engine.events.payloads import TYPED
+from engine.events.payloads import ORDINAL_MAX, TYPED
 
 P = TypeVar("P")
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHECK_BYTES = 1024 * 1024
 _GLUE = b'}{"timestamp":"'
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class Record(Struct, Generic[P]):
@@ -35,7 +41,7 @@ class Record(Struct, Generic[P]):
     timestamp: str
     type: str
     payload: P
-    ordinal: int | None = None
+    ordinal: Annotated[int, Meta(ge=0, le=ORDINAL_MAX)] | None = None
 
 
 class Rejected(ValueError):
@@ -53,12 +59,13 @@ class _ItemTag(Struct):
 
 class _Tag(Struct):
     type: str | None = None
-    item: _ItemTag | None = None
+    item: Raw = Raw()
 
 
 _ALIASED = {f"{kind.partition('.')[0]}.{alias}": kind for kind, alias in ALIASES.items()}
 _ENVELOPE: msgspec.json.Decoder[Record[Raw]] = msgspec.json.Decoder(Record[Raw])
 _TAG = msgspec.json.Decoder(_Tag)
+_ITEM_TAG = msgspec.json.Decoder(_ItemTag)
 _LINES: dict[str, msgspec.json.Decoder[Record[Any]]] = {
     kind: msgspec.json.Decoder(Record[payload])  # type: ignore[valid-type]
     for kind, payload in TYPED.items()
@@ -111,9 +118,13 @@ def kind_of(record: Record[Raw]) -> str:
         return record.type
     kind = f"{record.type}.{tag.type}"
     kind = _ALIASED.get(kind, kind)
-    if kind == ITEM_COMPLETED and tag.item is not None and tag.item.type is not None:
-        return f"{kind}.{tag.item.type}"
-    return kind
+    if kind != ITEM_COMPLETED or not bytes(tag.item):
+        return kind
+    try:
+        item = _ITEM_TAG.decode(tag.item)
+    except msgspec.ValidationError:
+        return kind
+    return kind if item.type is None else f"{kind}.{item.type}"
 
 
 def time_ms(text: str | None) -> int | None:
@@ -124,12 +135,21 @@ def time_ms(text: str | None) -> int | None:
         text = f"{text[:13]}:{text[14:16]}:{text[17:]}"
     try:
         when = datetime.fromisoformat(text)
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=UTC)
-        # A hair is added because a float cannot hold every millisecond, and those below it would be cut to the one before.
-        return floor(when.timestamp() * 1000 + 0.001)
+        # Whole numbers throughout: a float of seconds cannot hold every millisecond.
+        return ((when if when.tzinfo is not None else when.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
         return None
+
+
+def is_utf8(data: memoryview) -> bool:
+    """Whether these bytes are UTF-8, looked at in pieces, since decoded text may be four times as large."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(data), _CHECK_BYTES):
+            decoder.decode(data[start : start + _CHECK_BYTES], final=start + _CHECK_BYTES >= len(data))
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def is_glued(line: bytes) -> bool:
@@ -150,52 +170,74 @@ def is_glued(line: bytes) -> bool:
 
 
 def _check_text(line: bytes) -> None:
-    """The decoder passes over fields without looking at their bytes, so the text is checked first, in bounded pieces."""
-    if line.isascii():
-        return
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    view = memoryview(line)
-    try:
-        for start in range(0, len(line), _CHECK_BYTES):
-            piece = view[start : start + _CHECK_BYTES]
-            decoder.decode(piece, final=start + _CHECK_BYTES >= len(line))
-    except UnicodeDecodeError:
-        raise Rejected("not UTF-8", "the line is not UTF-8") from None
+    """The decoder passes over fields without looking whether they are UTF-8, so that is done first."""
+    if not line.isascii() and not is_utf8(memoryview(line)):
+        raise Rejected("not UTF-8", "the line is not UTF-8")
 
 
 def _rejected(line: bytes, error: Exception) -> Rejected:
-    if not line.strip(b"\0 \r\t"):
-        return Rejected("NUL", "the line is NUL bytes")
-    if is_glued(line):
-        return Rejected("glued", "whole records follow each other without a newline between them")
     if isinstance(error, msgspec.ValidationError):
         return Rejected("foreign", f"the line is JSON and no record: {error}")
-    if line.startswith(b'{"timestamp":"'):
-        return Rejected("torn", f"the record is cut or broken: {error}")
-    return Rejected("garbage", f"the line is not JSON: {error}")
+    if isinstance(error, RecursionError):
+        return Rejected("too deep", "the values are nested too deep to be read")
+    look, reason = _look_of(line)
+    return Rejected(
+        look, reason or f"{'the record is cut or broken' if look == 'torn' else 'the line is not JSON'}: {error}"
+    )
+
+
+def _look_of(line: bytes) -> tuple[str, str | None]:
+    """What bytes that are not JSON look like."""
+    if not line.strip(b"\0 \r\t"):
+        return "NUL", "the line is NUL bytes"
+    if is_glued(line):
+        return "glued", "whole records follow each other without a newline between them"
+    if line.rstrip().endswith(b"}") and _SURROGATE.search(line):
+        return "surrogate", "a string holds half of a surrogate pair"
+    return ("torn" if line.startswith(b'{"timestamp":"') else "garbage"), None
 
 
 def _decode_leniently(line: bytes, kind: str) -> Record[Any]:
     record = decode(line)
     try:
-        fields = msgspec.json.decode(record.payload, type=dict[str, Raw])
-    except msgspec.DecodeError as error:
+        payload = _struct_of(TYPED[kind], record.payload)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Rejected("foreign", f"the payload cannot be read: {error}") from None
-    payload = _struct_of(TYPED[kind], fields)
     return Record(timestamp=record.timestamp, type=record.type, payload=payload, ordinal=record.ordinal)
 
 
-def _struct_of(wanted: type[Struct], fields: dict[str, Raw]) -> Struct:
+def _struct_of(wanted: type[Struct], raw: Raw) -> Struct:
+    """The struct of an object of which some fields are not what they should be: those are as if they were not there."""
+    fields = msgspec.json.decode(raw, type=dict[str, Raw])
     kept: dict[str, Any] = {}
     for field in msgspec.structs.fields(wanted):
-        if field.encode_name not in fields:
-            value_is_missing = True
-        else:
-            value_is_missing = False
-            try:
-                kept[field.name] = msgspec.json.decode(fields[field.encode_name], type=field.type)
-            except msgspec.DecodeError:
-                value_is_missing = True
-        if value_is_missing and field.required:
-            raise Rejected("foreign", f"the field {field.encode_name} is missing or of the wrong type")
+        try:
+            kept[field.name] = _value_of(field.type, fields[field.encode_name])
+        except (KeyError, Rejected, msgspec.DecodeError):
+            if field.required:
+                message = f"the field {field.encode_name} is missing or of the wrong type"
+                raise Rejected("foreign", message) from None
     return wanted(**kept)
+
+
+def _value_of(wanted: Any, raw: Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=wanted)
+    except msgspec.ValidationError:
+        for choice in get_args(wanted) if isinstance(wanted, UnionType) else (wanted,):
+            if get_origin(choice) is list:
+                return _items_of(get_args(choice)[0], raw)
+            if isinstance(choice, type) and issubclass(choice, Struct):
+                return _struct_of(choice, raw)
+        raise
+
+
+def _items_of(wanted: Any, raw: Raw) -> list[Any]:
+    """What can be read of a list."""
+    found: list[Any] = []
+    for item in msgspec.json.decode(raw, type=list[Raw]):
+        try:
+            found.append(_value_of(wanted, item))
+        except (Rejected, msgspec.DecodeError):
+            continue
+    return found

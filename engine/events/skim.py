@@ -21,7 +21,8 @@ _TIME_END = _TIME_START + len("2026-01-05T09:00:00.000Z")
 _AFTER_TIME = _TIME_END + len('",')
 _ORDINAL = b'","ordinal":'
 _ORDINAL_DIGITS = _TIME_END + len(_ORDINAL)
-_ORDINAL_DIGITS_MAX = 20
+_ORDINAL_DIGITS_MAX = 18
+"""A longer number may be beyond what an ordinal can be; such a line is decoded."""
 _TYPE = b'"type":"'
 _PLAIN_PROBE = (b'","type":"', 2)
 _NUMBERED_PROBE = (b',"type":"', 1)

@@ -31,8 +31,16 @@ _TEXT = msgspec.json.Decoder(str)
 
 
 def compact_json(text: str) -> str:
-    """JSON text without white space between its parts; numbers keep the digits they were written with."""
-    return msgspec.json.format(text, indent=-1) if any(space in text for space in " \t\r\n") else text
+    """JSON text without white space between its parts; numbers keep the digits they were written with.
+
+    What is nested too deep to be taken apart stays as it is.
+    """
+    if not any(space in text for space in " \t\r\n"):
+        return text
+    try:
+        return msgspec.json.format(text, indent=-1)
+    except RecursionError:
+        return text
 
 
 def json_text(raw: Raw) -> str:
@@ -59,7 +67,7 @@ def spawn_of(raw: Raw) -> SpawnSource:
         return _NO_SPAWN
     try:
         subagent = _SOURCE.decode(raw).subagent
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, RecursionError):
         return _NO_SPAWN
     return subagent.thread_spawn or _NO_SPAWN if subagent is not None else _NO_SPAWN
 

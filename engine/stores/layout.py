@@ -76,8 +76,15 @@ def open_home(path: str, state_dir: str | None, files: Files) -> Home:
 
     Raises `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable`. Makes nothing.
     """
-    path = path.rstrip("/") or "/"
-    kind = files.kind(path, op="layout.home", follow=True)
+    path = path and (path.rstrip("/") or "/")
+    try:
+        kind = files.kind(path, op="layout.home", follow=True)
+    except OSError as error:
+        raise HomeUnreadable(
+            f"The home {path} cannot be reached: {error.strerror}.",
+            hint="Check the folders and links that lead there.",
+            path=path,
+        ) from error
     if kind is None:
         raise HomeMissing(
             f"There is no home at {path}.", hint="Name another with --home, or make the folder.", path=path
@@ -97,7 +104,10 @@ def open_home(path: str, state_dir: str | None, files: Files) -> Home:
     if state_dir is not None:
         return Home(path, state_dir.rstrip("/") or "/")
     engine = f"{path}/engine"
-    holder = engine if files.kind(engine, op="layout.home", follow=True) == "folder" else path
+    try:
+        holder = engine if files.kind(engine, op="layout.home", follow=True) == "folder" else path
+    except OSError:
+        return Home(path, None)  # it cannot even be looked at, so nothing can be kept there
     return Home(path, engine if files.writable(holder, op="layout.home") else None)
 
 
@@ -139,9 +149,16 @@ def walk(home: Home, files: Files) -> Iterator[list[Found] | Refused]:
     followed (the owner of the home laid it so); no link below a root is. What cannot be used comes as `Refused`.
     """
     for root in ROOTS:
-        kind = files.kind(f"{home.path}/{root}", op="layout.scan", follow=True)
+        path = f"{home.path}/{root}"
+        try:
+            kind = files.kind(path, op="layout.scan", follow=True) or files.kind(path, op="layout.scan")
+        except OSError as error:
+            yield Refused(root, f"it cannot be reached: {error.strerror}")
+            continue
         if kind == "folder":
             yield from _walk_folder(home, root, files, 0)
+        elif kind == "link":
+            yield Refused(root, "it is a symbolic link to nothing")
         elif kind is not None:
             yield Refused(root, f"it is a {kind}, not a folder")
 
@@ -162,9 +179,10 @@ def _walk_folder(home: Home, folder: str, files: Files, depth: int) -> Iterator[
     try:
         entries = files.scan(f"{home.path}/{folder}", op="layout.scan")
     except OSError as error:
-        yield Refused(folder, f"the folder cannot be read: {error.strerror}")
+        yield Refused(_shown(folder), f"the folder cannot be read: {error.strerror}")
         return
-    plain = {entry.name for entry in entries if entry.name.endswith(".jsonl")}
+    # A folder or a link of the plain name is no rollout, so it hides none.
+    plain = {entry.name for entry in entries if entry.stat is not None and entry.name.endswith(".jsonl")}
     found: list[Found] = []
     deeper: list[str] = []
     for entry in sorted(entries, key=_by_name, reverse=True):
@@ -180,7 +198,7 @@ def _walk_folder(home: Home, folder: str, files: Files, depth: int) -> Iterator[
     if found:
         yield found
     if depth >= _FOLDERS_DEEP_MAX and deeper:
-        yield Refused(folder, f"folders are nested deeper than {_FOLDERS_DEEP_MAX}")
+        yield Refused(_shown(folder), f"folders are nested deeper than {_FOLDERS_DEEP_MAX}")
         return
     for path in deeper:
         yield from _walk_folder(home, path, files, depth + 1)

@@ -22,6 +22,7 @@ from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode
 from engine.options import Options
 from engine.stores.digests import BLOCK_BYTES
 from engine.stores.files import Files, FileStat
+from engine.stores.frames import ends_whole
 
 if TYPE_CHECKING:
     from zstandard import ZstdDecompressionReader
@@ -34,7 +35,7 @@ class Source(Protocol):
     """What the physical file was when it was opened."""
 
     broken: str | None
-    """Why no more bytes come though the file goes on (a damaged compressed frame), else None."""
+    """Why no more bytes come though there were more (a damaged or cut compressed frame), else None."""
 
     def read_at(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`; fewer only at the end."""
@@ -169,12 +170,17 @@ class CompressedSource:
             piece = b""
         if not piece:
             self._ended = True
+            if self.broken is None and not ends_whole(self._stored, self.stat.size):
+                self.broken = "the compressed data is cut: its last frame has no end"
             return
         self._window += piece
         surplus = min(wanted - self._base, len(self._window)) - self._keep_bytes
         if surplus > self._keep_bytes:
             del self._window[:surplus]
             self._base += surplus
+
+    def _stored(self, offset: int, size: int) -> bytes:
+        return self._files.pread(self._fd, size, offset, op="rollout.read")
 
 
 class _Reading:
@@ -229,23 +235,32 @@ def records(source: Source, start: int, end: int | None, options: Options) -> It
             stop = block.data.find(b"\n", at, block.end)
             terminated = stop >= 0
             stop = stop if terminated else block.end
-            found = judge(block.offset + at, block.data[at:stop], terminated=terminated)
+            found = judge(block.offset + at, line_of(block, at, stop), terminated=terminated)
             if found is not None:
                 yield found
             at = stop + 1
 
 
+def line_of(block: Block, start: int, stop: int) -> bytes:
+    """The bytes of one line of a block, copied once."""
+    return bytes(memoryview(block.data)[start:stop])
+
+
+_BLANK = b" \t\r\n"
+_BLANK_BYTES = 64
+"""Stripping copies, so the whole of a line is stripped only where its beginning is blank."""
+
 TOO_LONG = ("too long", "the line is longer than line_bytes_max")
 
 
-def judge(offset: int, line: bytes | bytearray, *, terminated: bool) -> Located | Damage | None:
+def judge(offset: int, line: bytes, *, terminated: bool) -> Located | Damage | None:
     """One line without its LF: a record, damage, or None where it is blank."""
     length = len(line)
     line = line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line
-    if not line.strip(b" \t\r\n"):
+    if not line[:_BLANK_BYTES].strip(_BLANK) and not line.strip(_BLANK):
         return None
     try:
-        return Located(offset, length, decode(bytes(line)))
+        return Located(offset, length, decode(line))
     except Rejected as rejected:
         return Damage(offset, length, rejected.look, rejected.reason, terminated)
 
@@ -253,8 +268,8 @@ def judge(offset: int, line: bytes | bytearray, *, terminated: bool) -> Located 
 def lines_backwards(source: Source, end: int, options: Options) -> Iterator[tuple[int, bytes, bool]]:
     """The lines before `end`, last first, as (offset, bytes without the LF, terminated).
 
-    `end` may be anywhere; the piece of a line before it counts as an unterminated line. Blank lines come too. A line
-    over `line_bytes_max` comes as an empty one at its offset: too long to be held.
+    `end` may be anywhere in the stream; the piece of a line before it counts as an unterminated line. Blank lines come
+    too. A line over `line_bytes_max` comes as an empty one at its offset: too long to be held.
     """
     pieces: list[bytes] = []
     held = 0
@@ -269,9 +284,9 @@ def lines_backwards(source: Source, end: int, options: Options) -> Iterator[tupl
             if newline < 0:
                 break
             offset = start + newline + 1
-            if offset < end or held:
+            if offset < end:
                 pieces.append(data[newline + 1 : stop])
-                yield offset, _joined(pieces, held, options), terminated
+                yield offset, _joined(pieces, held + stop - newline - 1, options), terminated
             pieces, held, terminated, stop = [], 0, True, newline
         held += stop
         if held <= options.line_bytes_max:
@@ -301,9 +316,9 @@ def _long_line(source: Source, at: int, head: bytes, end: int | None, options: O
         terminated = stop > 0
         piece = data[:stop] if terminated else data
         length += len(piece)
-        if keep and length <= options.line_bytes_max:
+        if keep and length - terminated <= options.line_bytes_max:
             held += piece
-    if length > options.line_bytes_max:
+    if length - terminated > options.line_bytes_max:
         return Block(at, head, len(head), terminated, passed=length, too_long=True)
     if not keep:
         return Block(at, head, len(head), terminated, passed=length)
