@@ -22,6 +22,15 @@ class Options:
     set_aside_bytes_max: int = 64 * 1024
     """How many bytes of a set-aside record are stored beside its reason; the whole is in the rollout."""
 
+    segment_bytes_max: int = 8 * 1024 * 1024
+    """A journal segment that is larger is closed and a new one begun."""
+
+    flush_delay_ms: int = 200
+    """How long after an append the rows may wait for it; a query does not wait, it flushes what it asks for."""
+
+    touch_interval_s: float = 5.0
+    """How often an append that changes nothing but a thread's time may touch its row."""
+
     batch_streams: int = 200
     """Streams written in one transaction: also how much work a crash can cost, and how long readers of the lock wait."""
 
@@ -36,6 +45,9 @@ class Options:
 
     scan_interval_ms: int = 5_000
     """How old a scan of the folders may be before a list looks again."""
+
+    spawn_bytes_min: int = 16 * 1024 * 1024
+    """Less than this is folded without worker processes, which take longer to start than it takes to fold."""
 
     lease_ms: int = 30_000
     """How long a claimed lease holds without a heartbeat while its owner lives. A dead owner's lease is free at once."""

@@ -9,6 +9,7 @@ from being complete, and is tried again by every run. `complete` is a report of 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -24,8 +25,6 @@ from engine.stores.sqlite import Database, Transaction
 
 LEASE = "backfill"
 HEARTBEATS_A_LEASE = 6
-SPAWN_BYTES_MIN = 16 * 1024 * 1024
-"""Less work than this is done sooner than a worker has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +148,7 @@ class Backfill:
 
     def _look_on(self, show: Callable[[Progress], None]) -> None:
         """Wait while somebody else works, showing how far they are."""
-        assert self._leases is not None
-        while (held := self._leases.holder(LEASE)) is not None:
+        while (held := self._holder()) is not None:
             with self._database.read() as transaction:
                 row = transaction.row(
                     "SELECT files_done, files_total, bytes_done, bytes_total FROM backfill WHERE id = 1"
@@ -160,6 +158,13 @@ class Backfill:
                 show(Progress(files_done, files_total, bytes_done, bytes_total, str(held.owner)))
             self._clock.sleep(self._options.spectator_poll_ms / 1000)
 
+    def _holder(self) -> Held | None:
+        """Who works; None also where that cannot be told any more, and then the work is done without a lease."""
+        try:
+            return None if self._leases is None else self._leases.holder(LEASE)
+        except StoreError:
+            return None
+
     def _work(self, lease: Lease | None, *, workers: int, anew: bool, show: Callable[[Progress], None]) -> _Tally:
         scan = self._runner.scan(every=anew)
         stale: list[Stale] = list(scan)
@@ -168,7 +173,8 @@ class Backfill:
         bytes_stale = sum(job.size for job in jobs)
         ahead = Progress(len(scan.seen) - len(jobs), len(scan.seen), scan.bytes_seen - bytes_stale, scan.bytes_seen)
         keeper = _Keeper(self._leases, lease, self._options, self._clock)
-        pool = Pool(workers, self._home, self._options) if workers > 0 and bytes_stale >= SPAWN_BYTES_MIN else None
+        spawn = workers > 0 and bytes_stale >= self._options.spawn_bytes_min
+        pool = Pool(workers, self._home, self._options) if spawn else None
         try:
             done = self._runner.do(jobs) if pool is None else pool.run(jobs)
             self._checkpoint_batches(done, jobs, tally, ahead, keeper, show)
@@ -277,11 +283,12 @@ class _Keeper:
             fence(transaction, LEASE, self._lease.generation)
 
     def beat(self, now: Progress) -> None:
-        """A heartbeat, when one is due; raises `LeaseLost`."""
+        """A heartbeat, when one is due; raises `LeaseLost`. Where it cannot be given, the fence still guards the rows."""
         if self._lease is None or self._leases is None or self._clock.boot_ms() - self._last_ms < self._every_ms:
             return
         self._last_ms = self._clock.boot_ms()
-        self._leases.heartbeat(self._lease, f"{now.files_done} of {now.files_total} files")
+        with contextlib.suppress(StoreError):
+            self._leases.heartbeat(self._lease, f"{now.files_done} of {now.files_total} files")
 
 
 def _batches(done: Iterable[Done], size: int) -> Iterator[list[Done]]:

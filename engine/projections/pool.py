@@ -36,13 +36,24 @@ class Pool:
             os.fsencode(home.path), options.block_bytes, options.line_bytes_max, options.set_aside_bytes_max
         )
         self._stop = threading.Event()
-        self._workers = [_Worker(self._setup, self._stop) for _ in range(workers)]
+        self._threads: list[threading.Thread] = []
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(_Worker(self._setup, self._stop))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """End all workers, whatever they are doing."""
+        """End all workers, whatever they are doing; none is started again."""
         self._stop.set()
         for worker in self._workers:
-            worker.stop()
+            worker.kill()
+        for thread in self._threads:
+            thread.join()
+        for worker in self._workers:
+            worker.end()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
         """Do all jobs. Raises what a worker's thread met, `WorkerDied` where no worker can be started at all."""
@@ -50,25 +61,21 @@ class Pool:
         for chunk in _chunks(jobs):
             chunks.put(chunk)
         answers: queue.Queue[list[Done] | BaseException | None] = queue.Queue(_QUEUED_CHUNKS_MAX)
-        threads = [
-            threading.Thread(target=_serve, args=(worker, chunks, answers, self._stop), daemon=True)
-            for worker in self._workers
-        ]
-        for thread in threads:
+        for worker in self._workers:
+            arguments = (worker, chunks, answers, self._stop)
+            thread = threading.Thread(target=_serve, args=arguments, daemon=True)
             chunks.put(None)
             thread.start()
-        try:
-            running = len(threads)
-            while running:
-                answer = answers.get()
-                if answer is None:
-                    running -= 1
-                elif isinstance(answer, BaseException):
-                    raise answer
-                else:
-                    yield from answer
-        finally:
-            self._stop.set()
+            self._threads.append(thread)
+        running = len(self._workers)
+        while running:
+            answer = answers.get()
+            if answer is None:
+                running -= 1
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                yield from answer
 
 
 def _serve(
@@ -105,6 +112,7 @@ class _Worker:
     def __init__(self, setup: Setup, stop: threading.Event) -> None:
         self._setup = setup
         self._stop = stop
+        self._lock = threading.Lock()
         self._decoder = msgspec.msgpack.Decoder(list[Done])
         self._process = self._start()
 
@@ -143,9 +151,10 @@ class _Worker:
             frame = None
         if frame is not None:
             return self._decoder.decode(frame)
-        self.stop()
-        if not self._stop.is_set():
-            self._process = self._start()
+        with self._lock:
+            self.end()
+            if not self._stop.is_set():
+                self._process = self._start()
         return None
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -83,16 +83,16 @@ class Scan:
 
     def vanished(self) -> list[str]:
         """Streams that were known and that the ended walk did not meet, each looked for once more by itself."""
-        if not self.ended:
-            return []
-        gone: list[str] = []
-        for path in self._known.keys() - self.seen:
-            try:
-                if locate(self._home, path, self._files) is None:
-                    gone.append(path)
-            except OSError:
-                continue  # its folder cannot be read: nothing is known about it
-        return gone
+        return [path for path in self._known if self.is_gone(path)]
+
+    def is_gone(self, path: str) -> bool:
+        """Whether the ended walk did not meet a rollout, and a look for it alone does not find it either."""
+        if not self.ended or path in self.seen:
+            return False
+        try:
+            return locate(self._home, path, self._files) is None
+        except OSError:
+            return False  # its folder cannot be read: nothing is known about it
 
     def _is_current(self, marks: Mapping[str, tuple[int, FileStat]] | None, stat: FileStat) -> bool:
         if marks is None:
@@ -193,6 +193,10 @@ class Runner:
             if isinstance(projection, Threads):
                 projection.rechoose(transaction, [*fresh, *restored])
         watermarks.drop(transaction, moved)
+        unread = [path for (path,) in transaction.rows("SELECT path FROM failures") if scan.is_gone(path)]
+        transaction.run(
+            "DELETE FROM failures WHERE path IN (SELECT value FROM json_each(:gone))", {"gone": _json(unread)}
+        )
 
     def sweep(self, transaction: Transaction) -> None:
         """After a rebuild: remove rows that no watermark stands behind."""
