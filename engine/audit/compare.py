@@ -143,7 +143,7 @@ class _Audit:
             yield finding(
                 "rewritten_history",
                 "the rollout was replaced, cut or edited before the place that the row had followed",
-                mend=_BACKFILL,
+                mend=_REBUILD if found.stat == mark.stat else _BACKFILL,  # a back-fill passes over an unchanged stat
                 **where,
             )
         elif checked.state_at_mark != mark.state:
