@@ -1,0 +1,46 @@
+"""What the numbers of a benchmark were measured on, and how a list of them is told."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+
+import apsw
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, object]:
+    """Processor, cores, memory and versions; no name of the host."""
+    return {
+        "processor": _first_in("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cores": cores(),
+        "memory": _first_in("/proc/meminfo", "MemTotal"),
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "python": platform.python_version(),
+        "sqlite": apsw.sqlite_lib_version(),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def told(values: dict[str, float], digits: int = 0) -> str:
+    """`median [min–max]`."""
+    return "{median:,.{d}f} [{min:,.{d}f}–{max:,.{d}f}]".format(**values, d=digits)
+
+
+def _first_in(path: str, key: str) -> str | None:
+    try:
+        with open(path) as file:
+            found = (line.partition(":")[2].strip() for line in file if line.startswith(key))
+            return next(found, None)
+    except OSError:
+        return None

@@ -1,0 +1,127 @@
+"""One measurement in a process of its own, so that memory and imports of one do not colour the next.
+
+`python _measure.py CASE HOME STATE WORKERS` prints one JSON object. Times are seconds of the wall clock.
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()
+
+import json  # noqa: E402
+import os  # noqa: E402
+import resource  # noqa: E402
+import sys  # noqa: E402
+
+
+def skim(home: str, state: str, workers: int) -> dict[str, object]:
+    """What nothing can be faster than: open, read and skim every file, with no digest, fold or database."""
+    from engine.events.skim import Skim
+    from engine.options import Options
+    from engine.projections.registry import THREADS
+
+    paths = [path for path, _ in _files(home)]
+    skimmer, block_bytes = Skim(THREADS.kinds, THREADS.latest), Options().block_bytes
+    begun = time.perf_counter()
+    read = 0
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        at = 0
+        while data := os.pread(fd, block_bytes, at):
+            stop = data.rfind(b"\n") + 1 or len(data)
+            skimmer.scan(data, 0, stop)
+            at += stop
+        os.close(fd)
+        read += at
+    return {"seconds": time.perf_counter() - begun, "files": len(paths), "bytes": read}
+
+
+def backfill(home: str, state: str, workers: int) -> dict[str, object]:
+    """Everything from nothing: rows, watermarks and checkpoints on disk."""
+    import engine
+
+    imported = time.perf_counter()
+    with engine.open(home, state_dir=state) as opened:
+        begun = time.perf_counter()
+        report = opened.backfill(workers=workers)
+        ended = time.perf_counter()
+    if report.status != "complete" or report.failed:
+        raise SystemExit(f"the back-fill is {report.status}: {report.failed[:3]}")
+    return {
+        "seconds": ended - begun,
+        "files": report.files,
+        "bytes": report.bytes,
+        "import_seconds": imported - STARTED,
+        "open_seconds": begun - imported,
+    }
+
+
+def rescan(home: str, state: str, workers: int) -> dict[str, object]:
+    """A second back-fill finds nothing to do; beside it the bare walk with a stat a file, in turns."""
+    import engine
+
+    ours, bare = [], []
+    with engine.open(home, state_dir=state) as opened:
+        files = opened.backfill(workers=workers).files
+        for _ in range(5):
+            begun = time.perf_counter()
+            again = opened.backfill()
+            ours.append(time.perf_counter() - begun)
+            assert again.files == 0, "something moved while we looked"
+            begun = time.perf_counter()
+            seen = sum(1 for _ in _files(home))
+            bare.append(time.perf_counter() - begun)
+            assert seen == files
+    return {"files": files, "seconds": ours, "bare_seconds": bare}
+
+
+def start_workers(home: str, state: str, workers: int) -> dict[str, object]:
+    """From nothing to each worker's first answer, for a rollout of the smallest size."""
+    from engine.options import Options
+    from engine.projections.pool import Pool
+    from engine.projections.worker import Job
+    from engine.stores.layout import Home
+
+    path, stat = min(_files(home), key=lambda found: found[1].st_size)
+    job = Job(os.path.relpath(path, home), compressed=False, size=stat.st_size, marks={})
+    begun = time.perf_counter()
+    pool = Pool(workers, Home(home, None), Options())
+    try:
+        answers = [answer for _ in range(workers) for answer in pool.run([job])]
+        seconds = time.perf_counter() - begun
+    finally:
+        pool.close()
+    assert all(answer.reason is None for answer in answers)
+    return {"seconds": seconds}
+
+
+def _files(folder: str):
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path)
+            elif entry.name.endswith(".jsonl"):
+                yield entry.path, entry.stat(follow_symlinks=False)
+
+
+def _peak_mb(who: int) -> float:
+    """In MiB; of children that of the largest. A child's also counts what its parent held when it was started (Linux)."""
+    if who == resource.RUSAGE_SELF and os.path.exists("/proc/self/status"):
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+    peak = resource.getrusage(who).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    """Measure the case that is named, and say what memory it took."""
+    case, home, state, workers = sys.argv[1:]
+    found = globals()[case](home, state, int(workers))
+    found["peak_mb"] = _peak_mb(resource.RUSAGE_SELF)
+    found["workers_peak_mb"] = _peak_mb(resource.RUSAGE_CHILDREN)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
