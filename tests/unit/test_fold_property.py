@@ -8,12 +8,17 @@ records set aside. The block size must not matter either.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+import zstandard
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
+import engine
 from engine.options import Options
 from engine.projections.fold import Folded, Folder, SetAside
 from engine.projections.projection import Stream
@@ -22,6 +27,7 @@ from engine.projections.threads import stream_of
 from engine.stores.files import FileStat
 from engine.stores.watermarks import Watermark
 from engine.testing.homes import rollout_lines
+from engine.testing.tables import dump
 
 THREAD = "01a20458-0000-7000-8000-000000000001"
 PARENT = "01a20458-0000-7000-8000-0000000000ff"
@@ -264,3 +270,126 @@ def test_folding_in_any_pieces_is_folding_once(cut: tuple[bytes, list[int]], blo
 def test_the_block_size_changes_nothing(log: bytes, block_bytes: tuple[int, int]) -> None:
     """Blocks of 16 bytes and of 90 KB give the same fold."""
     assert once(log, block_bytes[0]) == once(log, block_bytes[1])
+
+
+PLACES = (
+    PATH,
+    f"sessions/2026/01/06/rollout-2026-01-06T09-00-00-{THREAD}_{PARENT}.jsonl",
+    f"archived_sessions/rollout-2026-01-05T09-00-00-{THREAD}.jsonl",
+    f"sessions/2026/02/05/rollout-2026-02-05T09-00-00-{PARENT}.jsonl",
+)
+"""One thread in several rollouts, a copy of it that is archived, and another thread."""
+
+steps = st.sampled_from(["backfill", "backfill", "list", "open again", "compress", "move"])
+
+
+class Grown:
+    """A home whose rollouts grow, and an engine that follows them."""
+
+    def __init__(self, folder: Path, logs: Sequence[bytes], options: Options) -> None:
+        self.home = folder / "home"
+        self.options = options
+        self.logs = dict(zip(PLACES, logs, strict=False))
+        self.moved: dict[str, str] = {}
+        self.engine = None
+        self.open()
+
+    def open(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+        self.home.mkdir(exist_ok=True)
+        self.engine = engine.open(str(self.home), options=self.options)
+
+    def write(self, place: str, size: int) -> None:
+        """Let a rollout grow to this size, wherever it is by now."""
+        plain = self.home / self.moved.get(place, place)
+        packed = plain.with_name(plain.name + ".zst")
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        with plain.open("ab") as file:
+            file.write(self.logs[place][:size] if packed.exists() else self.logs[place][file.tell() : size])
+        packed.unlink(missing_ok=True)
+
+    def take(self, step: str) -> None:
+        if step == "backfill":
+            self.engine.backfill()
+        elif step == "list":
+            self.engine.threads.list(limit=0)
+        elif step == "open again":
+            self.open()
+        elif step == "compress":
+            self._compress(PLACES[0])
+        else:
+            self._move(PLACES[0], f"archived_sessions/rollout-2026-01-07T09-00-00-{THREAD}.jsonl")
+
+    def _compress(self, place: str) -> None:
+        plain = self.home / self.moved.get(place, place)
+        if plain.exists():
+            plain.with_name(plain.name + ".zst").write_bytes(zstandard.compress(plain.read_bytes()))
+            plain.unlink()
+
+    def _move(self, place: str, target: str) -> None:
+        plain = self.home / self.moved.get(place, place)
+        if plain.exists():
+            self.moved[place] = target
+            (self.home / target).parent.mkdir(exist_ok=True)
+            plain.rename(self.home / target)
+
+
+def grows_like_fresh(cuts: Sequence[tuple[bytes, list[int]]], taken: Sequence[str], block_bytes: int) -> None:
+    """Grow a home in pieces, taking a step after each; in the end its tables are those of a fresh engine."""
+    options = Options(
+        block_bytes=block_bytes, line_bytes_max=LINE_BYTES_MAX, set_aside_bytes_max=16, scan_interval_ms=0
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        grown = Grown(Path(folder), [log for log, _ in cuts], options)
+        for number, step in enumerate(taken):
+            for place, (_, sizes) in zip(PLACES, cuts, strict=False):
+                if number < len(sizes):
+                    grown.write(place, sizes[number])
+            grown.take(step)
+        for place, (log, _) in zip(PLACES, cuts, strict=False):
+            grown.write(place, len(log))
+        report = grown.engine.backfill()
+        assert (report.status, report.failed) == ("complete", ())
+        with engine.open(str(grown.home), state_dir=f"{folder}/fresh", options=options) as fresh:
+            fresh.backfill()
+            assert fresh.audit().findings == grown.engine.audit().findings
+        grown.engine.close()
+        assert dump(grown.home / "engine/state_1.sqlite") == dump(f"{folder}/fresh/state_1.sqlite")
+
+
+engines = (
+    st.lists(cut_logs(), min_size=1, max_size=4),
+    st.lists(steps, min_size=1, max_size=6),
+    st.sampled_from([100, 4_096, 65_536]),
+)
+
+
+@settings(max_examples=30)
+@given(*engines)
+def test_a_home_that_grew_has_the_tables_of_one_that_was_found(
+    cuts: list[tuple[bytes, list[int]]], taken: list[str], block_bytes: int
+) -> None:
+    """Appended, compressed, moved, listed, closed, in any order: rows, watermarks and set-aside are a fresh engine's."""
+    grows_like_fresh(cuts, taken, block_bytes)
+
+
+@pytest.mark.soak
+@settings(max_examples=3_000)
+@given(*engines)
+def test_soak_a_home_that_grew_has_the_tables_of_one_that_was_found(
+    cuts: list[tuple[bytes, list[int]]], taken: list[str], block_bytes: int
+) -> None:
+    """The same, for longer."""
+    grows_like_fresh(cuts, taken, block_bytes)
+
+
+@pytest.mark.soak
+@settings(max_examples=20_000)
+@given(cut_logs(), st.sampled_from(BLOCKS), st.booleans())
+def test_soak_folding_in_any_pieces_is_folding_once(
+    cut: tuple[bytes, list[int]], block_bytes: int, copied: bool
+) -> None:
+    """The first property, for longer."""
+    log, sizes = cut
+    assert step_by_step(log, [*sizes, len(log)], block_bytes, copied=copied) == once(log, block_bytes)
