@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from engine.cli.app import app
 
-    code = app(arguments, prog_name="rolloutdb", standalone_mode=False)
+    try:
+        code = app(arguments, prog_name="rolloutdb", standalone_mode=False)
+    except SystemExit as error:  # typer's answer to a closed pipe, and to nothing else in this mode
+        raise BrokenPipeError from error
     if code == INTERRUPTED:
         raise KeyboardInterrupt  # typer answers a Ctrl-C by a code in some releases, by its own exception in others
     return code if isinstance(code, int) else DONE
