@@ -271,7 +271,7 @@ def _apply_meta(state: ThreadState, meta: SessionMeta, offset: int) -> bool:
         # Only the very first line may name another thread than the file does: behind lost lines it may be a parent's copy.
         if thread_id != state.thread_id and offset != 0:
             return False
-        _identify(state, meta, thread_id, offset)
+        _identify(state, meta, thread_id)
     elif thread_id != state.thread_id:
         return False
     spawn = spawn_of(meta.source)
@@ -293,7 +293,7 @@ def _apply_meta(state: ThreadState, meta: SessionMeta, offset: int) -> bool:
     return True
 
 
-def _identify(state: ThreadState, meta: SessionMeta, thread_id: str, offset: int) -> None:
+def _identify(state: ThreadState, meta: SessionMeta, thread_id: str) -> None:
     state.identified = True
     state.thread_id = thread_id
     state.session_id = meta.session_id
@@ -301,8 +301,7 @@ def _identify(state: ThreadState, meta: SessionMeta, thread_id: str, offset: int
     state.history_mode = meta.history_mode or "legacy"
     state.forked_from_id = meta.forked_from_id
     state.base_rollout_id = meta.history_base.thread_id if meta.history_base is not None else None
-    if offset == 0:
-        state.inherited_below = meta.subagent_history_start_ordinal or 0
+    state.inherited_below = meta.subagent_history_start_ordinal or 0
 
 
 def _apply_context(state: ThreadState, record: Record[TurnContext]) -> bool:
