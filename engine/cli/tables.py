@@ -37,21 +37,32 @@ _MONTH_MS = 30 * _DAY_MS
 
 
 def console(file: IO[str] | None = None) -> Console:
-    """Where tables go. A pipe gets no escape codes, and lines of a fixed width unless $COLUMNS says one."""
+    """Where tables go. A pipe gets no escape codes, and lines as wide as the terminal at which the command was typed."""
     file = file or sys.stdout
     is_terminal = file.isatty()
     dull = not is_terminal or bool(os.environ.get("NO_COLOR"))  # noqa: TID251 - the command line reads the environment
-    columns = os.environ.get("COLUMNS", "")  # noqa: TID251 - the same
-    width = int(columns) if columns.isdecimal() and int(columns) > 0 else None
     return Console(
         file=file,
         force_terminal=is_terminal,
         color_system=None if dull else "auto",
-        width=width if is_terminal or width is not None else _WIDTH_WITHOUT_TERMINAL,
+        width=_width(is_terminal=is_terminal),
         markup=False,
         emoji=False,
         highlight=False,
     )
+
+
+def _width(*, is_terminal: bool) -> int | None:
+    """$COLUMNS, else None where rich can ask the stream itself, else the terminal of standard error, else a fixed one."""
+    columns = os.environ.get("COLUMNS", "")  # noqa: TID251 - the command line reads the environment
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    if is_terminal:
+        return None
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _WIDTH_WITHOUT_TERMINAL
+    except (OSError, ValueError):
+        return _WIDTH_WITHOUT_TERMINAL
 
 
 def show_status(console: Console, found: Status) -> None:
@@ -184,16 +195,16 @@ def ago(then_ms: int, now_ms: int) -> str:
 
 
 def _finding(console: Console, finding: Finding) -> None:
-    """Two lines: what and where, then how it shows. Printed unwrapped, so that a path can be copied."""
+    """What, where, and how it shows, a line each. Printed unwrapped, so that a path can be copied."""
     head = Text()
     head.append(f"{finding.severity:<8}", style=_STYLES[finding.severity])
     head.append(finding.class_, style="bold")
+    if finding.offset is not None:
+        head.append(f" at byte {finding.offset:,}")
+    console.print(head, soft_wrap=True)
     where = finding.path or finding.thread_id
     if where is not None:
-        head.append(f"  {plain(where)}")
-    if finding.offset is not None:
-        head.append(f" at byte {finding.offset:,}", style="dim")
-    console.print(head, soft_wrap=True)
+        console.print(f"        {plain(where)}", style="dim", soft_wrap=True)
     console.print(f"        {plain(finding.message)}", soft_wrap=True)
 
 
