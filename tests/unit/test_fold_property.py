@@ -71,7 +71,11 @@ counts = st.builds(
     st.sampled_from(["null", "{}", '{"total_token_usage":null}', '"odd"', '{"total_token_usage":{"total_tokens":"x"}}'])
     | st.builds('{{"total_token_usage":{{"total_tokens":{}}}}}'.format, st.integers(-5, 2**70)),
 )
-messages = st.builds('"type":"event_msg","payload":{{"type":"user_message","message":"{}"{}}}'.format, texts, st.sampled_from(["", ',"images":["data:"]', ',"images":7']))  # fmt: skip
+messages = st.builds(
+    '"type":"event_msg","payload":{{"type":"user_message","message":"{}"{}}}'.format,
+    texts,
+    st.sampled_from(["", ',"images":["data:"]', ',"images":7']),
+)
 items = st.builds(
     (
         '"type":"event_msg","payload":{{"type":"item_completed","thread_id":"'
