@@ -7,7 +7,10 @@ Everything non-deterministic enters the engine through a `Clock`, so that a test
 from __future__ import annotations
 
 import random
+import secrets
 import time
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_UPTIME_RAW", time.CLOCK_MONOTONIC))
@@ -37,6 +40,41 @@ class Clock(Protocol):
         """A random number in [0, 1), for jitter."""
         ...
 
+    def timestamp(self) -> str:
+        """The wall time as records have it: `2026-01-05T09:00:00.000Z`."""
+        ...
+
+    def new_id(self) -> str:
+        """A new UUIDv7, which begins with the wall time."""
+        ...
+
+    def local_time(self, wall_ms: int) -> str:
+        """A time as file names have it: local wall-clock time, `2026-01-05T09-00-00`."""
+        ...
+
+
+def timestamp_of(wall_ms: int) -> str:
+    """Unix milliseconds as RFC 3339 UTC text with milliseconds, as records have it."""
+    return f"{_seconds_text(wall_ms // 1000)}.{wall_ms % 1000:03d}Z"
+
+
+def uuid7(wall_ms: int, randomness: int) -> str:
+    """A UUIDv7 (RFC 9562) of a time and 74 random bits."""
+    value = (
+        (wall_ms & (1 << 48) - 1) << 80
+        | 0x7 << 76
+        | (randomness >> 62 & 0xFFF) << 64
+        | 0b10 << 62
+        | randomness & (1 << 62) - 1
+    )
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+@lru_cache(maxsize=8)
+def _seconds_text(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -58,3 +96,12 @@ class SystemClock:
 
     def fraction(self) -> float:
         return self._random.random()
+
+    def timestamp(self) -> str:
+        return timestamp_of(self.wall_ms())
+
+    def new_id(self) -> str:
+        return uuid7(self.wall_ms(), secrets.randbits(74))
+
+    def local_time(self, wall_ms: int) -> str:
+        return time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(wall_ms // 1000))

@@ -98,6 +98,14 @@ class RolloutUnusable(EngineError):
     """A rollout is in no state to be appended to."""
 
 
+class LineageBroken(EngineError):
+    """A fork's or revert's base cannot be read."""
+
+
+class ThreadArchived(EngineError):
+    """The thread is archived; it has to be brought back before it can be appended to."""
+
+
 class StalePosition(EngineError):
     """The stream is not at the position that the caller expected; nothing was written."""
 

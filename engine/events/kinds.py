@@ -71,3 +71,9 @@ KNOWN = (
     | _OTHER_TAGGED
 )
 """Every kind that this release can name. Membership changes what is counted, never what is kept."""
+
+
+def above(kind: str) -> tuple[str, ...]:
+    """The kinds that a kind is one of: `event_msg.item_completed` and `event_msg` for an item's."""
+    parts = kind.split(".")
+    return tuple(".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))

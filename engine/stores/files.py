@@ -21,6 +21,7 @@ from typing import IO, NamedTuple
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _SQLITE_INTEGER = (1 << 63) - 1
 """Some file systems number devices and inodes with all 64 bits, which a signed column cannot hold."""
+_sync_data = getattr(os, "fdatasync", os.fsync)
 _READ = os.O_RDONLY | os.O_CLOEXEC | _NOFOLLOW
 
 
@@ -188,6 +189,56 @@ class Files:
         except FileExistsError:
             return False
         return True
+
+    def open_append(self, path: str, *, op: str) -> int:
+        """A descriptor that reads anywhere and writes at the end; raises OSError, ELOOP for a symbolic link."""
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | _NOFOLLOW)
+
+    def open_update(self, path: str, *, op: str) -> int:
+        """A descriptor that reads and writes anywhere."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | _NOFOLLOW)
+
+    def create(self, path: str, *, op: str) -> int:
+        """A new file (0600) open for appending; raises FileExistsError."""
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NOFOLLOW, 0o600)
+
+    def write(self, fd: int, data: bytes, *, op: str) -> int:
+        """Write at the descriptor's end (or position); how many bytes were taken, which may be fewer."""
+        return os.write(fd, data)
+
+    def pwrite(self, fd: int, data: bytes, offset: int, *, op: str) -> int:
+        """Write at an offset (never with a descriptor for appending, which ignores it)."""
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, size: int, *, op: str) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int, *, op: str) -> None:
+        """Return when the file's bytes, and what is needed to find them, are on the medium."""
+        _sync_data(fd)
+
+    def sync_folder(self, path: str, *, op: str) -> None:
+        """Return when the names in a folder are on the medium."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def link(self, source: str, target: str, *, op: str) -> None:
+        """Give a file a second name; raises FileExistsError rather than replace."""
+        os.link(source, target)
+
+    def replace_small(self, path: str, data: bytes, *, op: str) -> None:
+        """Put a small file in place whole: written beside it, then renamed over it."""
+        beside = f"{path}.{os.getpid()}.tmp"
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | _NOFOLLOW, 0o600)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+        os.rename(beside, path)
 
     def temporary(self, *, op: str) -> IO[bytes]:
         """A nameless file in the system's temporary folder, gone when it is closed."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 import threading
 
+from engine.clock import timestamp_of, uuid7
+
 MORNING_MS = 1_767_603_600_000
 """2026-01-05T09:00:00Z, where a plan's home starts too."""
 
@@ -40,6 +42,17 @@ class ManualClock:
     def fraction(self) -> float:
         with self._lock:
             return self._random.random()
+
+    def timestamp(self) -> str:
+        return timestamp_of(self._wall_ms)
+
+    def new_id(self) -> str:
+        with self._lock:
+            return uuid7(self._wall_ms, self._random.getrandbits(74))
+
+    def local_time(self, wall_ms: int) -> str:
+        """As if the machine were in UTC."""
+        return timestamp_of(wall_ms)[:19].replace(":", "-")
 
     def advance(self, ms: int) -> None:
         """Let time pass: both clocks move on by `ms`."""

@@ -1,0 +1,103 @@
+"""What a forked or reverted thread reads: its own rollout, and before it the part of its base that it goes on from.
+
+`history_base` names a rollout, the ordinal where the base's part ends and the byte where it ends; nothing is copied. The
+chain is followed to the rollout without a base. A base that is missing, that is shorter than the place named, or that
+leads back to itself is `LineageBroken`: what can be read of the rest is still read by those who ask for the own part only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from engine.errors import LineageBroken
+from engine.events.payloads import SessionMeta
+from engine.events.record import Rejected, decode_as
+from engine.options import Options
+from engine.stores.files import Files
+from engine.stores.layout import Found, Home
+from engine.stores.rollouts import Damage, Located, Source, open_source, records
+
+GENERATIONS_MAX = 1000
+"""Longer chains are taken for damage."""
+
+Resolve = Callable[[str], Found | None]
+"""Finds a rollout by its rollout id."""
+
+
+class Segment(NamedTuple):
+    """A part of a thread's history. `end` is the byte before which it ends, None for the whole rollout."""
+
+    found: Found
+    end: int | None
+
+
+def lineage(home: Home, found: Found, resolve: Resolve, *, options: Options, files: Files) -> list[Segment]:
+    """The segments of a rollout's history, oldest first, its own last. Raises `LineageBroken`, OSError."""
+    segments = [Segment(found, None)]
+    seen = {found.path}
+    while (base := _base_of(home, segments[-1].found, options, files)) is not None:
+        parent = resolve(base.thread_id)
+        if parent is None:
+            raise _broken(
+                found,
+                f"its base {base.thread_id} is not in the home",
+                "Restore that rollout, or read the own part only.",
+            )
+        if parent.path in seen or len(segments) > GENERATIONS_MAX:
+            raise _broken(found, "its bases lead back to themselves", "Look at the history_base of its session_meta.")
+        seen.add(parent.path)
+        segments.append(Segment(parent, base.end_byte_offset))
+    return segments[::-1]
+
+
+def read_lineage(
+    home: Home, segments: list[Segment], *, options: Options, files: Files
+) -> Iterator[tuple[Found, Located | Damage]]:
+    """All records of a history, oldest first. The session_meta of a rollout that goes on from a base is its own."""
+    for segment in segments:
+        source = _open(home, segment.found, options, files)
+        try:
+            for each in records(source, 0, segment.end, options):
+                yield segment.found, each
+        finally:
+            source.close()
+
+
+def first_meta(home: Home, found: Found, *, options: Options, files: Files) -> SessionMeta | None:
+    """The session_meta that a rollout begins with, or None. Reads its head only."""
+    source = _open(home, found, options, files)
+    try:
+        for each in records(source, 0, None, options):
+            if isinstance(each, Located):
+                if each.record.type != "session_meta":
+                    return None
+                line = source.read_at(each.offset, each.length)
+                meta: SessionMeta = decode_as(line.lstrip(b"\xef\xbb\xbf"), "session_meta").payload
+                return meta
+    except Rejected:
+        return None
+    finally:
+        source.close()
+    return None
+
+
+class _Base(NamedTuple):
+    thread_id: str
+    end_byte_offset: int | None
+
+
+def _base_of(home: Home, found: Found, options: Options, files: Files) -> _Base | None:
+    meta = first_meta(home, found, options=options, files=files)
+    if meta is None or meta.history_base is None:
+        return None
+    return _Base(meta.history_base.thread_id.lower(), meta.history_base.end_byte_offset)
+
+
+def _open(home: Home, found: Found, options: Options, files: Files) -> Source:
+    path = home.absolute(found.path, compressed=found.compressed)
+    return open_source(path, compressed=found.compressed, files=files, options=options)
+
+
+def _broken(found: Found, what: str, hint: str) -> LineageBroken:
+    return LineageBroken(f"The history of {found.path} cannot be read: {what}.", hint=hint, path=found.path)

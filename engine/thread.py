@@ -1,0 +1,220 @@
+"""A thread in the hand of an application: append to it, write turns, decide things about it.
+
+Open for writing means owning the thread's lock until `close`. What happened in the conversation goes into the rollout;
+what is decided about the thread (its name, its memory mode) goes into the journal. An append is acknowledged by the file;
+the rows follow later. Safe to call from many threads; one turn at a time is the caller's to keep.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from engine.clock import Clock
+from engine.errors import EngineClosed, ForkedEngine
+from engine.events import compose
+from engine.events.item import Item, item_of
+from engine.events.policy import is_persisted
+from engine.events.record import Rejected, decode_as
+from engine.options import Options
+from engine.projections.flush import Flush
+from engine.stores.files import Files
+from engine.stores.layout import Home
+from engine.stores.recorder import Appended, Counters, Durability, Position, Recorder
+from engine.stores.rollouts import lines_backwards, open_source
+from engine.stores.writer_lock import WriterLock
+from engine.turn import Turn
+
+_USAGE = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens", "total_tokens")
+_TOKEN_MARK = b'"token_count"'
+_MARK_WITHIN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class WriterParts:
+    """What writers share in one engine."""
+
+    home: Home
+    flush: Flush
+    counters: Counters
+    options: Options
+    clock: Clock
+    files: Files
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which thread this is. `path` is logical."""
+
+    id: str
+    path: str
+    history_mode: str
+
+
+class Thread:
+    """One thread, open for appending; made by `Threads.create` and `Threads.resume`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        recorder: Recorder,
+        lock: WriterLock,
+        settings: Mapping[str, Any],
+        durability: Durability,
+        parts: WriterParts,
+    ) -> None:
+        self._identity = identity
+        self._recorder = recorder
+        self._lock = lock
+        self._settings = dict(settings)
+        self._durability: Durability = durability
+        self._parts = parts
+        self._usage: dict[str, int] | None = None
+        self._usage_mutex = threading.Lock()
+        self._closed = False
+
+    @property
+    def id(self) -> str:
+        """The thread's id."""
+        return self._identity.id
+
+    @property
+    def history_mode(self) -> str:
+        """`paginated` or `legacy`; a thread keeps its mode."""
+        return self._identity.history_mode
+
+    @property
+    def position(self) -> Position:
+        """Where the thread ends now; to be given as `expected`."""
+        return self._recorder.position
+
+    @property
+    def current_settings(self) -> Mapping[str, Any]:
+        """What the next turn runs under."""
+        return self._settings
+
+    @property
+    def context_window(self) -> int | None:
+        """How many tokens the model can take, where the application said so."""
+        window: int | None = self._settings.get("context_window")
+        return window
+
+    def append(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        key: str | None = None,
+        expected: Position | None = None,
+        durability: Durability | None = None,
+    ) -> Appended:
+        """Append raw items (`{"type", "payload"}`) as one batch; those that this history mode does not keep are left out.
+
+        See `Recorder.append` for `key`, `expected` and the errors; `InvalidRequest` where an item is not one. Items that
+        are left out do not count for the key.
+        """
+        self._check()
+        kept = [item for item in map(item_of, items) if is_persisted(item.kind, self.history_mode)]
+        return self._append(kept, key=key, expected=expected, durability=durability)
+
+    def turn(self) -> Turn:
+        """A new turn, to be used in a `with` block."""
+        self._check()
+        return Turn(self, self.new_id())
+
+    def settings(self, **changes: Any) -> Appended:
+        """Change `model`, `model_provider`, `reasoning_effort`, `cwd`, `approval_policy`, `sandbox_policy`."""
+        self._settings.update(changes)
+        return self.append([compose.thread_settings(self._settings)])
+
+    def add_usage(self, usage: Mapping[str, int]) -> Appended:
+        """Add what one request used to the thread's running total, and write both."""
+        with self._usage_mutex:
+            total = self._usage if self._usage is not None else self._stored_usage()
+            total = {name: total.get(name, 0) + usage.get(name, 0) for name in _USAGE}
+            answer = self.append([compose.token_count(total, usage, context_window=self.context_window)])
+            self._usage = total
+            return answer
+
+    def end_turn(self, turn: Turn, items: Sequence[Mapping[str, Any]]) -> Appended:
+        """Write how a turn ended; with durability `turn` this is where the sync is."""
+        durability: Durability | None = "durable" if self._durability == "turn" else None
+        return self.append(items, durability=durability)
+
+    def sync(self) -> Position:
+        """Return when everything acknowledged so far is on the medium."""
+        self._check()
+        return self._recorder.sync()
+
+    def close(self) -> None:
+        """Sync, give the lock back; a second call does nothing. In a forked child it only lets go of the copy."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._recorder.close()
+        finally:
+            self._lock.release()
+
+    def new_id(self) -> str:
+        """A new id for a turn or an item."""
+        return self._parts.clock.new_id()
+
+    def now_ms(self) -> int:
+        """The wall time in Unix milliseconds."""
+        return self._parts.clock.wall_ms()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _append(self, items: Sequence[Item], **how: Any) -> Appended:
+        if not items:
+            return Appended(self._recorder.position, how.get("durability") or self._durability, 0)
+        is_new = not self._recorder.exists
+        answer = self._recorder.append(items, **how)
+        if answer.records:
+            kinds = {item.kind for item in items}
+            self._parts.flush.note(self._identity.path, kinds | {"session_meta"} if is_new else kinds)
+        return answer
+
+    def _check(self) -> None:
+        if self._lock.forked:
+            raise ForkedEngine(
+                "This process is a fork of the one that opened the thread.", hint="Open the home again in this process."
+            )
+        if self._closed:
+            raise EngineClosed(f"The thread {self.id} is closed.", hint="Resume it to go on.")
+
+    def _stored_usage(self) -> dict[str, int]:
+        """The running total in the newest token_count that has one."""
+        if not self._recorder.exists:
+            return {}
+        path = self._parts.home.absolute(self._identity.path)
+        source = open_source(path, compressed=False, files=self._parts.files, options=self._parts.options)
+        try:
+            for line in _token_lines(lines_backwards(source, source.stat.size, self._parts.options)):
+                info = msgspec.json.decode(line)["payload"].get("info")
+                if info and info.get("total_token_usage"):
+                    return {name: int(info["total_token_usage"].get(name) or 0) for name in _USAGE}
+        finally:
+            source.close()
+        return {}
+
+
+def _token_lines(lines: Iterator[tuple[int, bytes, bool]]) -> Iterator[bytes]:
+    for _, line, _ in lines:
+        if _TOKEN_MARK in line[:_MARK_WITHIN]:
+            try:
+                decode_as(line, "event_msg.token_count")
+            except Rejected:
+                continue
+            yield line
