@@ -567,6 +567,7 @@ PLANS = {
     "paginated with forks, sub-agents and reverts": HomePlan(
         threads=30, seed=3, paginated=1.0, forks=0.25, subagents=0.3, reverted=0.3
     ),
+    "over several blocks of a reader": HomePlan(threads=6, seed=6, bytes_min=600_000, bytes_max=900_000),
     "compressed": HomePlan(threads=20, seed=4, compressed=0.6),
 }
 
@@ -654,7 +655,7 @@ def test_the_page_says_what_every_damage_leaves(tmp_path: Path, damage: str) -> 
 
 
 def test_a_home_written_by_hand_gives_the_rows_written_beside_it(tmp_path: Path) -> None:
-    """Odd shapes that no generator makes: aliases, other key orders, wrong types, cleared git, a lost first line."""
+    """Odd shapes that no generator makes: aliases, other key orders, wrong types, cleared git, a lost first line, a revert by a clock that was off."""
     shutil.copytree(WRITTEN_BY_HAND / "home", tmp_path / "home")
     expected = json.loads((WRITTEN_BY_HAND / "expected.json").read_text("utf-8"))
     found = compare(tmp_path / "home", tmp_path / "state")
