@@ -71,11 +71,8 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def children(pid: int) -> list[int]:
     """The processes that were started by this one and still run."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (stat := stat_of(int(name))) is not None and int(stat[1]) == pid and stat[0] != "Z":
-            found.append(int(name))
-    return found
+    stats = {int(name): stat_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return [found for found, stat in stats.items() if stat is not None and int(stat[1]) == pid and stat[0] != "Z"]
 
 
 def stat_of(pid: int) -> list[str] | None:
