@@ -178,8 +178,16 @@ class Runner:
         The row of a thread whose only file is gone stays, so that what was lost is still shown.
         """
         gone = scan.vanished()
-        restored = sorted(scan.flagged & scan.seen)
-        fresh = sorted(set(gone) - scan.flagged)
+        self.note_gone(transaction, gone, fresh=sorted(set(gone) - scan.flagged), restored=sorted(scan.flagged & scan.seen))
+        unread = [path for (path,) in transaction.rows("SELECT path FROM failures") if scan.is_gone(path)]
+        transaction.run(
+            "DELETE FROM failures WHERE path IN (SELECT value FROM json_each(:gone))", {"gone": _json(unread)}
+        )
+
+    def note_gone(
+        self, transaction: Transaction, gone: Sequence[str], *, fresh: Sequence[str], restored: Sequence[str] = ()
+    ) -> None:
+        """These streams' files are gone (`fresh`: since now), and those are back."""
         values: dict[str, Value] = {"now": self._clock.wall_ms(), "fresh": _json(fresh), "restored": _json(restored)}
         transaction.run(
             "UPDATE streams SET missing_since_ms = :now WHERE path IN (SELECT value FROM json_each(:fresh))", values
@@ -193,10 +201,6 @@ class Runner:
             if isinstance(projection, Threads):
                 projection.rechoose(transaction, [*fresh, *restored])
         watermarks.drop(transaction, moved)
-        unread = [path for (path,) in transaction.rows("SELECT path FROM failures") if scan.is_gone(path)]
-        transaction.run(
-            "DELETE FROM failures WHERE path IN (SELECT value FROM json_each(:gone))", {"gone": _json(unread)}
-        )
 
     def sweep(self, transaction: Transaction) -> None:
         """After a rebuild: remove rows that no watermark stands behind."""
