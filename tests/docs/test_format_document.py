@@ -655,7 +655,10 @@ def test_the_page_says_what_every_damage_leaves(tmp_path: Path, damage: str) -> 
 
 
 def test_a_home_written_by_hand_gives_the_rows_written_beside_it(tmp_path: Path) -> None:
-    """Odd shapes that no generator makes: aliases, other key orders, wrong types, cleared git, a lost first line, a revert by a clock that was off."""
+    """Odd shapes that no generator makes.
+
+    Aliases, other key orders, wrong types, cleared git, a lost first line, a revert by a clock that was off.
+    """
     shutil.copytree(WRITTEN_BY_HAND / "home", tmp_path / "home")
     expected = json.loads((WRITTEN_BY_HAND / "expected.json").read_text("utf-8"))
     found = compare(tmp_path / "home", tmp_path / "state")
