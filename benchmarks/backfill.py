@@ -184,7 +184,7 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
         f"median [min–max] of {asked['rounds']} paired rounds; warm cache",
-        *_rows(f"{many["skim"]["files"]:,} rollouts of {asked["bytes"]:,} bytes", many),
+        *_rows(f"{many['skim']['files']:,} rollouts of {asked['bytes']:,} bytes", many),
         starts,
         rescans,
         *_rows(f"one rollout of {asked['large_mb']} MB", found["large"]),

@@ -43,7 +43,7 @@ WRITTEN_BY_HAND = Path(__file__).parent / "files"
 
 ID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 NAME = re.compile(rf"rollout-(\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\d)-({ID})(?:_({ID}))?\.jsonl(\.zst)?")
-HEAD = re.compile(rb'\{"timestamp":"(.{24})"(?:,"ordinal":([0-9]{1,20}))?,"type":"', re.DOTALL)
+HEAD = re.compile(rb'\{"timestamp":"(.{24})"(?:,"ordinal":([0-9]{1,18}))?,"type":"', re.DOTALL)
 EVENT = re.compile(rb'event_msg","payload":\{"type":"([^"]*)"')
 ITEM = re.compile(
     rb'event_msg","payload":\{"type":"item_completed","thread_id":".{36}","turn_id":".{36}","item":\{"type":"([^"]*)"',
