@@ -236,11 +236,13 @@ def test_a_database_that_is_broken_before_a_start_ends_with_the_same_rows(
     DATABASE_FAULTS[name](state(home))
     broken = state(home).read_bytes() if state(home).exists() else b""
     with engine.open(str(home)) as opened:
+        hint = "rolloutdb rebuild"
         try:
             opened.backfill()
             ids(opened)
         except StoreError as error:
-            assert "rolloutdb rebuild" in error.hint
+            hint = error.hint
+        assert "rolloutdb rebuild" in hint
         opened.rebuild()
         assert ids(opened) == every(made)
         assert opened.audit().findings == []
@@ -273,7 +275,7 @@ def test_a_database_deleted_or_replaced_while_open_is_told_and_the_next_open_has
             Path(f"{state(home)}{suffix}").unlink(missing_ok=True)
         if instead is not None:
             state(home).write_bytes(instead)
-        for ask in (lambda: opened.threads.list(), opened.backfill, lambda: opened.threads.fetch(made[0].id)):
+        for ask in (opened.threads.list, opened.backfill, lambda: opened.threads.fetch(made[0].id)):
             with pytest.raises(StoreReplaced) as caught:
                 ask()
             assert caught.value.hint == "open the home again"
