@@ -7,9 +7,11 @@ double work, so losing it costs nothing but that. A home that cannot be written 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
+from engine import __version__
 from engine.audit.compare import Auditor
 from engine.audit.findings import AuditReport
 from engine.clock import Clock, SystemClock
@@ -18,14 +20,21 @@ from engine.options import Options
 from engine.projections.backfill import Backfill, BackfillReport, Progress
 from engine.projections.catchup import CatchUp
 from engine.projections.check import Checker
+from engine.projections.facts import Facts
+from engine.projections.flush import Flush
+from engine.projections.fresh import Fresh
 from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner
 from engine.projections.status import Status, read_status
 from engine.stores.files import Files
 from engine.stores.layout import Home, open_home
+from engine.stores.journal import Journal
 from engine.stores.leases import Leases
+from engine.stores.recorder import Counters
 from engine.stores.sqlite import Database, remove_older_shapes
+from engine.thread import WriterParts
 from engine.threads import Threads
+from engine.writers import Writers
 
 STATE_SHAPE = 1
 JOBS_SHAPE = 1
@@ -42,6 +51,7 @@ class Engine:
         self._database = self._open_database("state", STATE_SHAPE)
         self._jobs = self._open_jobs()
         self._wire()
+        self._writers.finish_archives()
 
     @property
     def home(self) -> str:
@@ -63,7 +73,8 @@ class Engine:
     def rebuild(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
         """Fold every rollout anew, thread by thread, while readers go on; a damaged database is set aside first."""
         if self._database.integrity() != ["ok"]:
-            self._replace_database()
+            self._database.replace()
+        self._facts.rebuild()
         return self._backfill.run(workers=workers, anew=True, progress=progress)
 
     def audit(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
@@ -72,11 +83,19 @@ class Engine:
 
     def status(self) -> Status:
         """How the home stands: threads, lag, set-aside records, back-fill, counters."""
-        return read_status(self._home, self._database, self._runner, self._leases)
+        counters = {**asdict(self._counters), **asdict(self._flush.counters)}
+        return read_status(self._home, self._database, self._runner, self._leases, counters)
 
     def close(self) -> None:
-        """Close everything; a second call does nothing."""
-        self._database.close()
+        """Close the threads that are open, write what their rows lack, close everything; a second call does nothing."""
+        try:
+            self._writers.close()
+        finally:
+            self._flush.close()
+            self._database.close()
+            self._close_jobs()
+
+    def _close_jobs(self) -> None:
         if self._jobs is not None:
             self._jobs.close()
 
@@ -111,14 +130,16 @@ class Engine:
         self._runner = Runner(home, database, BUILT_IN, options=options, clock=clock, files=files)
         self._backfill = Backfill(home, self._runner, database, self._leases, options=options, clock=clock)
         checker = Checker(home, options, files)
+        self._counters = Counters()
+        self._flush = Flush(home, database, self._runner, BUILT_IN, options=options, clock=clock, files=files)
+        journal = Journal(home.state, options=options, clock=clock, files=files)
+        self._facts = Facts(home, database, journal, options=options, clock=clock, files=files)
         catch_up = CatchUp(self._runner, database, options=options, clock=clock)
-        self.threads = Threads(home, database, catch_up, checker, clock=clock, files=files)
+        fresh = Fresh(self._flush, self._facts, catch_up)
+        parts = WriterParts(home, self._flush, self._counters, options, clock, files)
+        self._writers = Writers(parts, journal, self._facts, fresh, version=__version__)
+        self.threads = Threads(home, database, fresh, checker, self._writers, clock=clock, files=files)
         self._auditor = Auditor(home, database, checker, options=options, files=files)
-
-    def _replace_database(self) -> None:
-        self._database.quarantine()
-        self._database = self._open_database("state", STATE_SHAPE)
-        self._wire()
 
 
 def open(  # noqa: A001 - `engine.open(home)` reads as it should

@@ -8,7 +8,7 @@ the rows follow later. Safe to call from many threads; one turn at a time is the
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +33,7 @@ from engine.turn import Turn
 _USAGE = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens", "total_tokens")
 _TOKEN_MARK = b'"token_count"'
 _MARK_WITHIN = 200
+_COPY_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Thread:
         settings: Mapping[str, Any],
         durability: Durability,
         parts: WriterParts,
+        closed: Callable[[Thread], None],
     ) -> None:
         self._identity = identity
         self._recorder = recorder
@@ -77,6 +79,7 @@ class Thread:
         self._usage: dict[str, int] | None = None
         self._usage_mutex = threading.Lock()
         self._closed = False
+        self._tell_closed = closed
 
     @property
     def id(self) -> str:
@@ -121,6 +124,20 @@ class Thread:
         kept = [item for item in map(item_of, items) if is_persisted(item.kind, self.history_mode)]
         return self._append(kept, key=key, expected=expected, durability=durability)
 
+    def begin(self, copied: Iterable[Item] = ()) -> None:
+        """Make the rollout now, with these items behind its session_meta; nothing where it is there already."""
+        batch: list[Item] = []
+        for item in copied:
+            batch.append(item)
+            if len(batch) >= _COPY_BATCH:
+                self._append(batch)
+                batch = []
+        if batch:
+            self._append(batch)
+        elif not self._recorder.exists:
+            self._recorder.begin()
+            self._parts.flush.note(self._identity.path, {"session_meta"})
+
     def turn(self) -> Turn:
         """A new turn, to be used in a `with` block."""
         self._check()
@@ -159,6 +176,7 @@ class Thread:
             self._recorder.close()
         finally:
             self._lock.release()
+            self._tell_closed(self)
 
     def new_id(self) -> str:
         """A new id for a turn or an item."""

@@ -15,25 +15,28 @@ from msgspec import Struct
 
 from engine.clock import Clock
 from engine.errors import InvalidRequest, RolloutUnreadable, StoreError, ThreadNotFound
-from engine.projections.catchup import CatchUp, Partial
+from engine.projections.catchup import Partial
 from engine.projections.check import Checked, Checker, Difference, differences
+from engine.projections.fresh import Fresh
 from engine.projections.registry import THREADS
 from engine.projections.thread_list import (
     Page,
     SortDirection,
     SortKey,
+    Stored,
     ThreadQuery,
     ThreadRow,
+    get_stored,
     get_thread,
     list_threads,
     row_of,
 )
-from engine.projections.threads import COLUMNS
 from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Home, is_id, locate
 from engine.stores.sqlite import Database, Transaction
 from engine.stores.watermarks import Watermark
+from engine.writers import Writers
 
 
 class ThreadPage(Struct, frozen=True, kw_only=True):
@@ -66,12 +69,28 @@ class Threads:
     """The threads of one home."""
 
     def __init__(
-        self, home: Home, database: Database, catch_up: CatchUp, checker: Checker, *, clock: Clock, files: Files
+        self,
+        home: Home,
+        database: Database,
+        fresh: Fresh,
+        checker: Checker,
+        writers: Writers,
+        *,
+        clock: Clock,
+        files: Files,
     ) -> None:
         self._home = home
         self._database = database
-        self._catch_up = catch_up
+        self._fresh = fresh
         self._checker = checker
+        self.create = writers.create
+        self.resume = writers.resume
+        self.fork = writers.fork
+        self.rename = writers.rename
+        self.set_memory_mode = writers.set_memory_mode
+        self.dismiss = writers.dismiss
+        self.archive = writers.archive
+        self.unarchive = writers.unarchive
         self._clock = clock
         self._files = files
 
@@ -106,7 +125,7 @@ class Threads:
             search=search,
             counts=counts,
         )
-        partial = self._catch_up.look()
+        partial = self._fresh.look()
         with self._database.read() as transaction:
             page = list_threads(transaction, query)
         return self._answer(page, partial)
@@ -114,7 +133,7 @@ class Threads:
     def get(self, thread_id: str) -> ThreadRow | None:
         """One thread's row, or None where no thread has the id. Raises `InvalidRequest` for what is not an id."""
         _check_id(thread_id)
-        self._catch_up.look()
+        self._fresh.look()
         with self._database.read() as transaction:
             row = get_thread(transaction, thread_id)
         return None if row is None else self._absolute(row)
@@ -122,11 +141,12 @@ class Threads:
     def fetch(self, thread_id: str) -> FetchedThread:
         """One thread from its file, compared with its row. Raises `ThreadNotFound`, `RolloutUnreadable`."""
         _check_id(thread_id)
-        self._catch_up.look()
+        self._fresh.look()
         with self._database.read() as transaction:
-            row = get_thread(transaction, thread_id)
+            stored = get_stored(transaction, thread_id)
+            row = None if stored is None else row_of(*stored)
             mark = self._mark(transaction, row) if row is not None else None
-        if row is None:
+        if stored is None or row is None:
             raise ThreadNotFound(
                 f"There is no thread {thread_id} in {self._home.path}.",
                 hint="Run `rolloutdb threads list --limit 0` to see all ids, or `rolloutdb backfill` if it is partial.",
@@ -142,7 +162,7 @@ class Threads:
             ) from error
         if checked is None:
             return self._lost(msgspec.structs.replace(row, missing=True))
-        return self._compared(row, checked, mark)
+        return self._compared(stored, row, checked, mark)
 
     def _check(self, row: ThreadRow, mark: Watermark | None) -> Checked | None:
         """The rollout folded anew, or None where it is gone. It is looked for twice: compressing moves it meanwhile."""
@@ -158,14 +178,13 @@ class Threads:
         mark = watermarks.load(transaction, [row.rollout_path]).get(row.rollout_path, {}).get(THREADS.name)
         return mark if mark is not None and mark.version == THREADS.version else None
 
-    def _compared(self, row: ThreadRow, checked: Checked, mark: Watermark | None) -> FetchedThread:
-        stored = [getattr(row, column) for column in COLUMNS]
-        found = [] if checked.at_mark is None else differences(checked.at_mark, stored)
+    def _compared(self, stored: Stored, row: ThreadRow, checked: Checked, mark: Watermark | None) -> FetchedThread:
+        found = [] if checked.at_mark is None else differences(checked.at_mark, stored.values)
         rewritten = mark is not None and not checked.same_history
         if found or rewritten:
             self._note_divergence(row, found)
         return FetchedThread(
-            thread=self._absolute(row_of(checked.row)),
+            thread=self._absolute(row_of(checked.row, stored.decided._replace(missing=False))),
             differences=found,
             history_rewritten=rewritten,
             lag_bytes=checked.lag_bytes,

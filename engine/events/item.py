@@ -26,6 +26,8 @@ class Item(NamedTuple):
     type: str
     payload: bytes
     metadata: bytes | None
+    timestamp: str | None = None
+    """Of an item that is copied: when its record was written. None is the time of writing."""
 
 
 def item_of(raw: Mapping[str, Any]) -> Item:
@@ -51,7 +53,7 @@ def line_of(item: Item, *, timestamp: str, ordinal: int | None, key: str | None,
     metadata = b"" if item.metadata is None else b',"metadata":' + item.metadata
     tail = b"" if key is None else b',"key":' + orjson.dumps(key)
     line = b'{"timestamp":"%b"%b,"type":%b,"payload":%b%b%b}\n' % (
-        timestamp.encode(),
+        (item.timestamp or timestamp).encode(),
         number,
         orjson.dumps(item.type),
         item.payload,

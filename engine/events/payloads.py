@@ -56,6 +56,7 @@ class SessionMeta(Struct):
     parent_thread_id: str | None = None
     history_base: HistoryBase | None = None
     subagent_history_start_ordinal: Annotated[int, Meta(ge=0, le=ORDINAL_MAX)] | None = None
+    rolloutdb: Raw = Raw()
     git: Git | UnsetType | None = UNSET
 
 

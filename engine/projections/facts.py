@@ -54,7 +54,7 @@ class Facts:
         self, home: Home, database: Database, journal: Journal, *, options: Options, clock: Clock, files: Files
     ) -> None:
         self._home = home
-        self._database = database
+        self.database = database
         self._journal = journal
         self._options = options
         self._clock = clock
@@ -62,9 +62,9 @@ class Facts:
 
     def catch_up(self) -> None:
         """Apply what both streams hold beyond their watermarks; a stat each where nothing is new."""
-        segments = self._journal.segments()
+        segments = [str(segment) for segment in self._journal.segments()]
         streams = [*segments, f"{self._home.path}/{SESSION_INDEX}"]
-        with self._database.read() as transaction:
+        with self.database.read() as transaction:
             marks = watermarks.load(transaction, streams)
         for segment in segments:
             if self._follow(segment, _JOURNAL, marks.get(segment, {}).get(_JOURNAL)):
@@ -73,6 +73,16 @@ class Facts:
         index = streams[-1]
         if self._follow(index, _INDEX, marks.get(index, {}).get(_INDEX)):
             self._follow(index, _INDEX, None, clear="DELETE FROM index_names")
+
+    def rebuild(self) -> None:
+        """Apply both streams from their beginning."""
+        with self.database.write() as transaction:
+            transaction.run(
+                "DELETE FROM watermarks WHERE projection IN (:journal, :index)", {"journal": _JOURNAL, "index": _INDEX}
+            )
+            transaction.run("DELETE FROM facts")
+            transaction.run("DELETE FROM index_names")
+        self.catch_up()
 
     def _apply_anew(self, segments: Iterable[str]) -> None:
         """The journal is not what was followed (an erasure): its facts are made again from its first record."""
@@ -95,7 +105,7 @@ class Facts:
             tail_start = max(0, end - BLOCK_BYTES)
             tail = tail_digest(source.read_at(tail_start, end - tail_start))
             now = Watermark(VERSION, end, None, chain_at(source, end).digest, tail, source.stat, b"")
-        with self._database.write() as transaction:
+        with self.database.write() as transaction:
             stored = watermarks.load(transaction, [path]).get(path, {}).get(projection)
             if clear is None and stored != mark:
                 return False  # somebody else applied it meanwhile

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.clock import Clock
@@ -22,6 +22,7 @@ from engine.projections.projection import Projection
 from engine.projections.runner import Runner, Stale
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
+from engine.stores.sqlite import Database
 
 QUERY_WAIT_S = 0.25
 """How long a query waits for a flush that somebody else has under way; then it answers with what is there."""
@@ -32,7 +33,6 @@ class FlushCounters:
     """What became of appends, for the tables."""
 
     flushes: int = 0
-    transactions: int = 0
     streams: int = 0
     touches_written: int = 0
     touches_suppressed: int = 0
@@ -45,6 +45,7 @@ class Flush:
     def __init__(
         self,
         home: Home,
+        database: Database,
         runner: Runner,
         projections: Iterable[Projection],
         *,
@@ -53,6 +54,7 @@ class Flush:
         files: Files,
     ) -> None:
         self._home = home
+        self._database = database
         self._runner = runner
         self._options = options
         self._clock = clock
@@ -103,6 +105,14 @@ class Flush:
         finally:
             self._mutex.release()
 
+    def follow(self, moved: Sequence[tuple[str, str]]) -> None:
+        """Rollouts moved from one logical path to another: their rows follow at once. Raises `StoreError`."""
+        with self._mutex:
+            self._fold([target for _, target in moved])
+            gone = [source for source, _ in moved]
+            with self._database.write() as transaction:
+                self._runner.note_gone(transaction, gone, fresh=gone)
+
     def close(self) -> None:
         """End the timer and write what is left."""
         self._closing = True
@@ -117,23 +127,22 @@ class Flush:
             paths, self._dirty = sorted(self._dirty), set()
             for path in paths:
                 self._held_touches.pop(path, None)
-        stale: list[Stale] = []
-        for path in paths:
-            found = locate(self._home, path, self._files)
-            if found is not None:
-                stale.append(Stale(found, known=True))
         try:
-            jobs = self._runner.jobs(stale)
-            self._runner.write(list(self._runner.do(jobs)), {job.path: job for job in jobs})
+            self._fold(paths)
         except EngineError:
             with self._state:
                 self._dirty.update(paths)
             self.counters.failed += 1
             raise
-        self.counters.flushes += 1
-        self.counters.streams += len(stale)
         with self._state:
             return not self._dirty
+
+    def _fold(self, paths: Sequence[str]) -> None:
+        found = [locate(self._home, path, self._files) for path in paths]
+        jobs = self._runner.jobs([Stale(each, known=True) for each in found if each is not None])
+        self._runner.write(list(self._runner.do(jobs)), {job.path: job for job in jobs})
+        self.counters.flushes += 1
+        self.counters.streams += len(jobs)
 
     def _start_timer(self) -> None:
         with self._state:

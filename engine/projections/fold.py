@@ -20,7 +20,7 @@ from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode, deco
 from engine.events.skim import Hit, Skim, canonical_ordinal, canonical_time, is_canonical
 from engine.options import Options
 from engine.projections.projection import Piece, Projection, Stream
-from engine.stores.digests import BLOCK_BYTES, tail_digest
+from engine.stores.digests import BLOCK_BYTES, Chain, tail_digest
 from engine.stores.rollouts import TOO_LONG, Block, Source, blocks
 from engine.stores.watermarks import History, Watermark, judge_history, resume_chain
 
@@ -133,6 +133,7 @@ class _Run:
         self._offset = 0 if mark is None else mark.offset
         self._ordinal = None if mark is None else mark.ordinal
         self._chain = resume_chain(source, mark)
+        self._passing: Chain | None = None
         self._recent = _Recent(0, b"")
         self._always = _by_kind(folds, lambda projection: projection.kinds)
         self._newest = _by_kind(folds, lambda projection: projection.latest)
@@ -143,7 +144,7 @@ class _Run:
         self._last_at_ms: int | None = None
 
     def to(self, end: int | None, *, compressed: bool) -> list[Folded]:
-        for block in blocks(self._source, self._offset, end, self._options, wants=self._wants):
+        for block in blocks(self._source, self._offset, end, self._options, wants=self._wants, passing=self._pass):
             if not block.terminated and not self._is_whole(block):
                 break
             if block.passed:
@@ -175,6 +176,15 @@ class _Run:
         """Whether a line that begins so is asked for, or can only be told by decoding it whole."""
         found = self._skim.scan(head, 0, len(head))
         return len(head) < _HEAD_BYTES_MAX or bool(found.hits or found.latest)
+
+    def _pass(self, piece: bytes) -> None:
+        """Take a piece of a line that is passed over into a digest of its own: the line may yet turn out to be torn.
+
+        Reading it again instead would unpack a compressed rollout anew for every such line.
+        """
+        if self._passing is None:
+            self._passing = self._chain.copy()
+        self._passing.feed(piece, 0, len(piece))
 
     def _is_whole(self, block: Block) -> bool:
         """Whether a last line without its LF is a record all the same. One that was passed is read again, to tell."""
@@ -291,6 +301,9 @@ class _Run:
         else:
             self._records += 1
             self._note_times(block.data, block.end, {})
+        if self._passing is not None:
+            self._chain, self._passing = self._passing, None
+            return
         at, left = block.offset, block.passed
         while left > 0 and (data := self._source.read_at(at, min(left, 4 * BLOCK_BYTES))):
             self._chain.feed(data, 0, len(data))

@@ -178,7 +178,9 @@ class Runner:
         The row of a thread whose only file is gone stays, so that what was lost is still shown.
         """
         gone = scan.vanished()
-        self.note_gone(transaction, gone, fresh=sorted(set(gone) - scan.flagged), restored=sorted(scan.flagged & scan.seen))
+        self.note_gone(
+            transaction, gone, fresh=sorted(set(gone) - scan.flagged), restored=sorted(scan.flagged & scan.seen)
+        )
         unread = [path for (path,) in transaction.rows("SELECT path FROM failures") if scan.is_gone(path)]
         transaction.run(
             "DELETE FROM failures WHERE path IN (SELECT value FROM json_each(:gone))", {"gone": _json(unread)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from engine.errors import StoreError
@@ -54,7 +56,9 @@ class Status(Struct, frozen=True):
     counters: dict[str, int]
 
 
-def read_status(home: Home, database: Database, runner: Runner, leases: Leases | None) -> Status:
+def read_status(
+    home: Home, database: Database, runner: Runner, leases: Leases | None, written: Mapping[str, int]
+) -> Status:
     """Scan the home's stats and read the tables."""
     scan = runner.scan()
     stale = list(scan)
@@ -89,7 +93,7 @@ def read_status(home: Home, database: Database, runner: Runner, leases: Leases |
             owner=_owner(leases),
             failed=[*failed, *refused],
         ),
-        counters={"divergences": divergences, "records": records, "damaged_lines": damaged},
+        counters={"divergences": divergences, "records": records, "damaged_lines": damaged, **written},
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -29,7 +29,7 @@ class ThreadRow(Struct, frozen=True, kw_only=True):
     """A thread as a list shows it. Times are Unix milliseconds; None is unknown.
 
     `rollout_path` is relative to the home until the engine answers, absolute then. `missing` tells that the rollout's
-    file is gone.
+    file is gone. `name` and `archived_at_ms` are what was decided from outside, `memory_mode` is the later of both.
     """
 
     id: str
@@ -60,11 +60,13 @@ class ThreadRow(Struct, frozen=True, kw_only=True):
     approval_mode: str
     tokens_used: int
     memory_mode: str
+    memory_mode_at_ms: int | None
     git_sha: str | None
     git_branch: str | None
     git_origin_url: str | None
     archived: bool
-    archived_at_ms: int | None
+    archived_at_ms: int | None = None
+    name: str | None = None
     missing: bool = False
 
 
@@ -105,15 +107,16 @@ def list_threads(transaction: Transaction, query: ThreadQuery) -> Page:
     _check(query)
     where, values = _filters(query)
     counted = _count(transaction, where, values) if query.counts else (None, None)
-    key = f"{query.sort_key}_ms"
+    key = f"threads.{query.sort_key}_ms"
     if query.cursor is not None:
         cursor = _decode_cursor(query.cursor, query.sort_key)
         sign = ("<" if query.sort_direction == "desc" else ">") + ("=" if cursor.inclusive else "")
-        where = [*where, f"({key}, id) {sign} (:cursor_value, :cursor_id)"]
+        where = [*where, f"({key}, threads.id) {sign} (:cursor_value, :cursor_id)"]
         values |= {"cursor_value": cursor.value, "cursor_id": cursor.id}
-    sql = f"""{_SELECT} {_where(where)} ORDER BY {key} {query.sort_direction}, id {query.sort_direction} LIMIT :limit"""
+    sql = f"""{_SELECT} {_where(where)} ORDER BY {key} {query.sort_direction}, threads.id {query.sort_direction} LIMIT :limit"""
     values["limit"] = query.limit + 1 if query.limit else -1
-    rows = [_row(row) for row in transaction.rows(sql, values)]
+    width = len(COLUMNS)
+    rows = [row_of(row[:width], Decided(*row[width:])) for row in transaction.rows(sql, values)]
     more = bool(query.limit) and len(rows) > query.limit
     rows = rows[: query.limit] if more else rows
     return Page(
@@ -125,21 +128,47 @@ def list_threads(transaction: Transaction, query: ThreadQuery) -> Page:
     )
 
 
+class Stored(NamedTuple):
+    """A thread as the tables have it: its row in the order of `COLUMNS`, and what was decided from outside."""
+
+    values: tuple[Any, ...]
+    decided: Decided
+
+
+class Decided(NamedTuple):
+    """What other streams say of a thread."""
+
+    missing: bool = False
+    name: str | None = None
+    archived_at_ms: int | None = None
+    memory_mode: str | None = None
+    memory_mode_at_ms: int | None = None
+
+
+def get_stored(transaction: Transaction, thread_id: str) -> Stored | None:
+    """One thread as it is stored, or None."""
+    row = transaction.row(f"{_SELECT} WHERE threads.id = :id", {"id": thread_id.lower()})
+    return None if row is None else Stored(row[: len(COLUMNS)], Decided(*row[len(COLUMNS) :]))
+
+
 def get_thread(transaction: Transaction, thread_id: str) -> ThreadRow | None:
     """One thread's row, or None."""
-    row = transaction.row(f"{_SELECT} WHERE id = :id", {"id": thread_id.lower()})
-    return None if row is None else _row(row)
+    stored = get_stored(transaction, thread_id)
+    return None if stored is None else row_of(*stored)
 
 
-def row_of(values: Sequence[object], *, missing: bool = False) -> ThreadRow:
-    """A row from the values of `threads.thread_row`."""
-    return _row((*values, missing))
-
-
-def _row(values: Sequence[object]) -> ThreadRow:
-    named = dict(zip((*COLUMNS, "missing"), values, strict=True))
-    named["archived"], named["missing"] = bool(named["archived"]), bool(named["missing"])
-    return ThreadRow(**named)  # type: ignore[arg-type]
+def row_of(values: Sequence[Any], decided: Decided) -> ThreadRow:
+    """The answer: what the rollout says, and what was decided; of two memory modes the later."""
+    named = dict(zip(COLUMNS, values, strict=True))
+    named["archived"] = bool(named["archived"])
+    if decided.memory_mode is not None and (decided.memory_mode_at_ms or 0) >= (named["memory_mode_at_ms"] or 0):
+        named["memory_mode"], named["memory_mode_at_ms"] = decided.memory_mode, decided.memory_mode_at_ms
+    return ThreadRow(
+        **named,
+        missing=bool(decided.missing),
+        name=decided.name,
+        archived_at_ms=decided.archived_at_ms if named["archived"] else None,
+    )
 
 
 def _check(query: ThreadQuery) -> None:
@@ -152,19 +181,20 @@ def _check(query: ThreadQuery) -> None:
 
 
 def _filters(query: ThreadQuery) -> tuple[list[str], dict[str, Value]]:
-    where: list[str] = []
+    where: list[str] = [_NOT_DISMISSED]
     values: dict[str, Value] = {}
     if query.archived is not None:
-        where.append("archived = :archived")
+        where.append("threads.archived = :archived")
         values["archived"] = int(query.archived)
     for column, wanted in (("cwd", query.cwds), ("source", query.sources), ("model_provider", query.model_providers)):
         if wanted is not None:
-            where.append(f"{column} IN (SELECT value FROM json_each(:{column}))")
+            where.append(f"threads.{column} IN (SELECT value FROM json_each(:{column}))")
             values[column] = msgspec.json.encode(list(wanted)).decode()
     if query.search:
         where.append(
             "(instr(lower(coalesce(title, '')), :search) OR instr(lower(coalesce(preview, '')), :search)"
-            " OR instr(lower(coalesce(first_user_message, '')), :search))"
+            " OR instr(lower(coalesce(first_user_message, '')), :search)"
+            f" OR instr(lower(coalesce({_NAME}, '')), :search))"
         )
         values["search"] = query.search.lower()
     return where, values
@@ -176,9 +206,7 @@ def _where(conditions: Sequence[str]) -> str:
 
 def _count(transaction: Transaction, where: Sequence[str], values: dict[str, Value]) -> tuple[int, int]:
     (everything,) = transaction.row("SELECT count(*) FROM threads") or (0,)
-    if not where:
-        return everything, 0
-    (total,) = transaction.row(f"SELECT count(*) FROM threads {_where(where)}", values) or (0,)  # noqa: S608
+    (total,) = transaction.row(f"SELECT count(*) {_FROM} {_where(where)}", values) or (0,)
     return total, everything - total
 
 
@@ -203,8 +231,20 @@ def _decode_cursor(text: str, sort_key: str) -> _Cursor:
     return cursor
 
 
+_MISSING = """EXISTS (
+    SELECT 1 FROM streams WHERE streams.path = threads.rollout_path AND streams.missing_since_ms IS NOT NULL
+)"""
+
+_NOT_DISMISSED = f"(facts.dismissed_at_ms IS NULL OR NOT {_MISSING})"
+"""A dismissed thread is one whose rollout is gone; it comes back with its rollout."""
+
+_NAME = """iif(coalesce(facts.name_at_ms, -1) >= coalesce(index_names.name_at_ms, -1), facts.name, nullif(index_names.name, ''))"""
+"""Two streams may name a thread: the later record counts, also one that takes the name away."""
+
+_FROM = """FROM threads LEFT JOIN facts ON facts.thread_id = threads.id
+    LEFT JOIN index_names ON index_names.thread_id = threads.id"""
+
 _SELECT = f"""
-    SELECT {", ".join(COLUMNS)}, EXISTS (
-        SELECT 1 FROM streams WHERE streams.path = threads.rollout_path AND streams.missing_since_ms IS NOT NULL
-    ) FROM threads
+    SELECT {", ".join(f"threads.{column}" for column in COLUMNS)},
+    {_MISSING}, {_NAME}, facts.archived_at_ms, facts.memory_mode, facts.memory_mode_at_ms {_FROM}
 """  # noqa: S608 - the names are ours

@@ -50,7 +50,7 @@ COLUMNS = (
     "id rollout_path rollout_id session_id created_at_ms updated_at_ms recency_at_ms source thread_source originator "
     "history_mode forked_from_id parent_thread_id agent_nickname agent_role agent_path model_provider model "
     "reasoning_effort cwd cli_version title preview first_user_message sandbox_policy approval_mode tokens_used "
-    "memory_mode git_sha git_branch git_origin_url archived archived_at_ms"
+    "memory_mode memory_mode_at_ms git_sha git_branch git_origin_url archived"
 ).split()
 
 
@@ -92,6 +92,7 @@ class ThreadState(Struct, array_like=True):
     git_sha: str | None = None
     git_branch: str | None = None
     git_origin_url: str | None = None
+    memory_mode_at_ms: int | None = None
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -120,7 +121,7 @@ class Threads:
 
     def apply(self, state: ThreadState, record: Record[Any], kind: str, offset: int) -> bool:
         if kind == "session_meta":
-            return _apply_meta(state, record.payload, offset)
+            return _apply_meta(state, record, offset)
         if record.ordinal is not None and record.ordinal < state.inherited_below:
             return False
         return _APPLY[kind](state, record)
@@ -246,11 +247,11 @@ def thread_row(path: str, state: ThreadState) -> tuple[Any, ...]:
         state.approval_mode or DEFAULT_APPROVAL,
         state.tokens_used,
         state.memory_mode or "enabled",
+        state.memory_mode_at_ms,
         state.git_sha,
         state.git_branch,
         state.git_origin_url,
         int(stream.archived),
-        None,
     )
 
 
@@ -263,7 +264,8 @@ def _created_ms(stream: Stream, state: ThreadState) -> int:
     return state.first_at_ms if state.first_at_ms is not None else time_ms(stream.name.named_at) or 0
 
 
-def _apply_meta(state: ThreadState, meta: SessionMeta, offset: int) -> bool:
+def _apply_meta(state: ThreadState, record: Record[SessionMeta], offset: int) -> bool:
+    meta = record.payload
     if not is_id(meta.id):
         raise ValueError(f"session_meta.id is not a UUID: {meta.id[:64]!r}")
     thread_id = meta.id.lower()
@@ -285,7 +287,8 @@ def _apply_meta(state: ThreadState, meta: SessionMeta, offset: int) -> bool:
     state.model_provider = meta.model_provider or state.model_provider
     state.cli_version = meta.cli_version or state.cli_version
     state.cwd = meta.cwd or state.cwd
-    state.memory_mode = meta.memory_mode or state.memory_mode
+    if meta.memory_mode:
+        state.memory_mode, state.memory_mode_at_ms = meta.memory_mode, time_ms(record.timestamp)
     if meta.git is not UNSET and meta.git is not None:
         state.git_sha = meta.git.commit_hash
         state.git_branch = meta.git.branch

@@ -24,6 +24,10 @@ class Chain:
         self.digest = digest
         self._partial = partial
 
+    def copy(self) -> Chain:
+        """The same digest, to be carried on by itself."""
+        return Chain(self.digest, self._partial)
+
     def feed(self, block: bytes | bytearray, start: int, end: int) -> None:
         """Take in `block[start:end]`, which follows what was fed before."""
         held = len(self._partial)

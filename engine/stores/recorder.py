@@ -69,8 +69,8 @@ class Counters:
     """What writers did, summed over an engine."""
 
     appends: int = 0
-    records: int = 0
-    bytes: int = 0
+    appended_records: int = 0
+    appended_bytes: int = 0
     syncs: int = 0
     syncs_shared: int = 0
     reopened: int = 0
@@ -184,6 +184,14 @@ class Recorder:
             self._acknowledged = max(self._acknowledged, target)
         return Appended(position, wanted, len(todo))
 
+    def begin(self) -> None:
+        """Make the file, with nothing but its session_meta, where it is not there yet; durable as appends are."""
+        with self._mutex:
+            self._check()
+            if self._fd is None:
+                self._write(self._lines([], None, 0), 0)
+                self._acknowledged = self._end
+
     def sync(self) -> Position:
         """Return when everything acknowledged so far is on the medium; the position that is safe."""
         with self._mutex:
@@ -277,8 +285,8 @@ class Recorder:
         for line in lines:
             self._remember(line)
         self._counters.appends += 1
-        self._counters.records += count
-        self._counters.bytes += len(data)
+        self._counters.appended_records += count
+        self._counters.appended_bytes += len(data)
 
     def _write_all(self, fd: int, data: bytes) -> None:
         """The whole batch, or none of it: what was taken before a failure is cut off again."""

@@ -200,10 +200,12 @@ def blocks(
     end: int | None,
     options: Options,
     wants: Callable[[bytes], bool] | None = None,
+    passing: Callable[[bytes], None] | None = None,
 ) -> Iterator[Block]:
     """The stream from `start` (a line's beginning) to `end` or its end, cut at line ends.
 
-    `wants` is asked, with the head of a line that is longer than a block, whether its bytes are needed at all.
+    `wants` is asked, with the head of a line that is longer than a block, whether its bytes are needed at all. Those of
+    one that is not wanted go by `passing`, piece by piece, before its block comes.
     """
     at = start
     while end is None or at < end:
@@ -219,7 +221,8 @@ def blocks(
             yield Block(at, data, len(data), terminated=False)
             return
         else:
-            block = _long_line(source, at, data, end, options, keep=wants is None or wants(data))
+            keep = wants is None or wants(data)
+            block = _long_line(source, at, data, end, options, keep=keep, passing=None if keep else passing)
             yield block
             at += block.length
 
@@ -302,9 +305,20 @@ def _joined(pieces: list[bytes], held: int, options: Options) -> bytes:
     return b"" if held > options.line_bytes_max else b"".join(reversed(pieces))
 
 
-def _long_line(source: Source, at: int, head: bytes, end: int | None, options: Options, *, keep: bool) -> Block:
+def _long_line(
+    source: Source,
+    at: int,
+    head: bytes,
+    end: int | None,
+    options: Options,
+    *,
+    keep: bool,
+    passing: Callable[[bytes], None] | None,
+) -> Block:
     """A line that does not end in its first block: read on to its LF, holding it only where it is wanted."""
     held = bytearray(head) if keep else bytearray()
+    if passing is not None:
+        passing(head)
     length = len(head)
     terminated = False
     while not terminated:
@@ -318,6 +332,8 @@ def _long_line(source: Source, at: int, head: bytes, end: int | None, options: O
         length += len(piece)
         if keep and length - terminated <= options.line_bytes_max:
             held += piece
+        if passing is not None:
+            passing(piece)
     if length - terminated > options.line_bytes_max:
         return Block(at, head, len(head), terminated, passed=length, too_long=True)
     if not keep:

@@ -225,6 +225,18 @@ class Database:
             identity=self._identity,
         )
 
+    def replace(self) -> str | None:
+        """Set the file aside, where it is still the one that was opened, and go on with a new or another's one.
+
+        The folder it went to, else None. Everything that holds this database goes on with it.
+        """
+        folder = self.quarantine()
+        if self._place is not None:
+            with self._mutex, files_translated("open", self._place.path):
+                self._closed = False
+                self._open_file(self._place)
+        return folder
+
     def close(self) -> None:
         """Close all connections; those in use by a reader when its block ends. A second call does nothing."""
         with self._mutex:

@@ -17,6 +17,7 @@ CREATE TABLE streams (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX streams_by_thread ON streams (thread_id);
+CREATE INDEX streams_by_rollout ON streams (rollout_id);
 
 CREATE TABLE watermarks (
     stream     TEXT    NOT NULL,
@@ -64,11 +65,11 @@ CREATE TABLE threads (
     approval_mode      TEXT    NOT NULL,
     tokens_used        INTEGER NOT NULL,
     memory_mode        TEXT    NOT NULL,
+    memory_mode_at_ms  INTEGER,
     git_sha            TEXT,
     git_branch         TEXT,
     git_origin_url     TEXT,
     archived           INTEGER NOT NULL,
-    archived_at_ms     INTEGER,
     CONSTRAINT threads_archived CHECK (archived IN (0, 1))
 ) STRICT;
 
