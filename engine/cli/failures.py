@@ -48,7 +48,7 @@ def describe(error: BaseException) -> Failure:
 
 
 def _usage(error: BaseException) -> Failure | None:
-    """A usage error, told by sight: typer has its own in some releases, and those of click in others."""
+    """A usage error, told by sight: typer does not say where it keeps the class of its own."""
     format_message = getattr(error, "format_message", None)
     if format_message is None:
         return None

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from rich.cells import cell_len
 
+import engine.projections.backfill
 import engine.runtime
 from engine.cli import commands, main, output, tables
 from engine.options import Options
@@ -567,6 +569,18 @@ def test_the_path_of_a_home_that_is_not_utf8_comes_through_json(run: Run, home: 
     assert r"h\xff\xfe" in run(*options, "status").out
 
 
+def test_workers_read_a_home_whose_path_is_not_utf8(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path goes to them in bytes: as text it could not be sent, and the back-fill ended in a traceback."""
+    monkeypatch.setattr(engine.projections.backfill, "SPAWN_BYTES_MIN", 0)
+    odd = os.fsencode(tmp_path) + b"/h\xff"
+    os.rename(home, odd)
+    options = ("--home", os.fsdecode(odd), "--state-dir", tmp_path / "state", "--json")
+    result = run(*options, "backfill", "--workers", 1)
+    assert (result.code, result.err, result.document["threads"], result.document["files"]) == (0, "", 3, 3)
+
+
 def test_no_database_is_made_under_a_path_that_is_not_utf8(run: Run, home: Path, tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/h\xff"
     os.rename(home, odd)
@@ -599,6 +613,20 @@ def test_colours_are_for_terminals_that_want_them(home: Path, variables: dict[st
     shown = on_a_terminal(["--home", str(home), "threads", "list"], variables)
     assert "Water the plants" in shown
     assert ("\x1b[" in shown) is coloured
+
+
+def test_a_pipe_is_as_wide_as_the_terminal_of_standard_error(home: Path) -> None:
+    """`| head` shows lines that fit; without any terminal a line has at most 120 columns."""
+    write_thread(home, NOBODY, day=8, cwd="/srv", source="cli", provider="openai", says="word " * 60)
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 72))
+    command = [sys.executable, "-c", COMMAND, "--home", str(home), "threads", "list"]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, stderr=follower, text=True, check=True, cwd=CHECKOUT)
+    os.close(follower)
+    os.close(leader)
+    assert max(cell_len(line) for line in shown.stdout.splitlines()) == 72
+    bare = subprocess.run(command, capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert max(cell_len(line) for line in bare.stdout.splitlines()) == 120
 
 
 def test_a_pipe_gets_text_alone(home: Path) -> None:
