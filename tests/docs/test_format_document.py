@@ -413,7 +413,7 @@ def apply(read: Read, record: Fields, kind: str, offset: int) -> bool:
     except Missing:
         return False
     if kind == "session_meta":
-        return take_meta(read, got, raw, offset)
+        return take_meta(read, got, raw, offset, ms(record["timestamp"][0]))
     ordinal = record["ordinal"][0]
     if ordinal is not None and ordinal < read.inherited_below:
         return True
@@ -446,7 +446,7 @@ def apply(read: Read, record: Fields, kind: str, offset: int) -> bool:
     return True
 
 
-def take_meta(read: Read, got: dict[str, Any], raw: dict[str, str], offset: int) -> bool:
+def take_meta(read: Read, got: dict[str, Any], raw: dict[str, str], offset: int, at_ms: int | None) -> bool:
     if not re.fullmatch(ID, got["id"]):
         return False
     thread_id = got["id"].lower()
@@ -467,6 +467,8 @@ def take_meta(read: Read, got: dict[str, Any], raw: dict[str, str], offset: int)
     facts["agent_role"] = next((role for role in roles if role), None)
     for key in ("originator", "model_provider", "cli_version", "cwd", "memory_mode"):
         facts[key] = got.get(key) or facts.get(key)
+    if got.get("memory_mode"):
+        facts["memory_mode_at_ms"] = at_ms
     git = got.get("git")
     if git is not None:
         facts["git_sha"], facts["git_branch"] = git.get("commit_hash"), git.get("branch")
@@ -551,8 +553,8 @@ def row_of(read: Read) -> dict[str, Any]:
         "approval_mode": facts.get("approval_mode") or "on-request",
         "tokens_used": facts.get("tokens_used", 0),
         "memory_mode": facts.get("memory_mode") or "enabled",
+        "memory_mode_at_ms": facts.get("memory_mode_at_ms"),
         "archived": int(read.path.startswith("archived_sessions/")),
-        "archived_at_ms": None,
     }
 
 

@@ -63,11 +63,13 @@ COLUMNS = [
     "approval_mode",
     "tokens_used",
     "memory_mode",
+    "memory_mode_at_ms",
     "git_sha",
     "git_branch",
     "git_origin_url",
     "archived",
     "archived_at_ms",
+    "name",
     "missing",
 ]
 

@@ -127,11 +127,11 @@ def test_a_session_meta_alone_makes_a_whole_row():
         "approval_mode": "on-request",
         "tokens_used": 0,
         "memory_mode": "enabled",
+        "memory_mode_at_ms": None,
         "git_sha": None,
         "git_branch": None,
         "git_origin_url": None,
         "archived": 0,
-        "archived_at_ms": None,
     }
 
 
