@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import pytest
 from rich.cells import cell_len
 
-import engine.projections.backfill
 import engine.runtime
 from engine.cli import commands, main, output, tables
 from engine.options import Options
@@ -575,7 +574,7 @@ def test_workers_read_a_home_whose_path_is_not_utf8(
     run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The path goes to them in bytes: as text it could not be sent, and the back-fill ended in a traceback."""
-    monkeypatch.setattr(engine.projections.backfill, "SPAWN_BYTES_MIN", 0)
+    monkeypatch.setattr(engine.runtime, "Options", lambda: Options(spawn_bytes_min=0))
     odd = os.fsencode(tmp_path) + b"/h\xff"
     os.rename(home, odd)
     options = ("--home", os.fsdecode(odd), "--state-dir", tmp_path / "state", "--json")
