@@ -168,10 +168,10 @@ def locate(home: Home, path: str, files: Files) -> Found | None:
     name = parse_path(path)
     if name is None:
         return None
-    for compressed in (False, True):
+    for compressed in (False, True, False):  # one that was brought back between the first two looks is plain again
         stat = files.stat(home.absolute(path, compressed=compressed), op="layout.locate")
         if stat is not None:
-            return Found(path, name, compressed, stat)
+            return Found(path, name._replace(compressed=compressed), compressed, stat)
     return None
 
 

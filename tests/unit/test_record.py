@@ -213,7 +213,9 @@ def test_git_that_is_cleared_is_not_git_that_is_absent():
 
 def test_a_field_of_the_wrong_type_is_dropped_and_the_rest_is_kept():
     """An odd setting never hides a thread."""
-    found = meta(',"cwd":5,"model_provider":"azure","git":"none","history_base":{"thread_id":"a","end_ordinal_exclusive":"x"}')
+    found = meta(
+        ',"cwd":5,"model_provider":"azure","git":"none","history_base":{"thread_id":"a","end_ordinal_exclusive":"x"}'
+    )
     assert (found.cwd, found.model_provider, found.git) == (None, "azure", msgspec.UNSET)
     assert (found.history_base.thread_id, found.history_base.end_ordinal_exclusive) == ("a", None)
     assert meta(',"subagent_history_start_ordinal":1e3,"cwd":"/a"').cwd == "/a"
@@ -301,6 +303,4 @@ def test_times_are_unix_milliseconds_cut_not_rounded(text, ms):
 
 
 def test_every_millisecond_of_a_second_is_exact():
-    assert [time_ms(f"2026-07-14T23:59:58.{ms:03}Z") for ms in range(1000)] == list(
-        range(1784073598000, 1784073599000)
-    )
+    assert [time_ms(f"2026-07-14T23:59:58.{ms:03}Z") for ms in range(1000)] == list(range(1784073598000, 1784073599000))

@@ -37,25 +37,23 @@ def told(line):
     """The kind of a line, None where it is no record."""
     try:
         record = json.loads(line.decode())
-        if not isinstance(record, dict) or not isinstance(record["payload"], dict):
-            return None
-        type_, payload = record["type"], record["payload"]
-        number = record.get("ordinal")
-        if not isinstance(type_, str) or not isinstance(record["timestamp"], str):
-            return None
-        if number is not None and (type(number) is not int or not 0 <= number < 1 << 63):
-            return None
-    except (ValueError, KeyError):
+    except ValueError:
         return None
-    if type_ not in ("event_msg", "response_item", "realtime_item", "retained_context"):
+    if not isinstance(record, dict):
+        return None
+    type_, payload, number = record.get("type"), record.get("payload"), record.get("ordinal")
+    numbered = number is None or (type(number) is int and 0 <= number < 1 << 63)
+    if not (
+        isinstance(type_, str) and isinstance(record.get("timestamp"), str) and isinstance(payload, dict) and numbered
+    ):
+        return None
+    tag, item = payload.get("type"), payload.get("item")
+    if type_ not in ("event_msg", "response_item", "realtime_item", "retained_context") or not isinstance(tag, str):
         return type_
-    tag = payload.get("type")
-    if not isinstance(tag, str):
-        return type_
-    tag = {"turn_started": "task_started", "turn_complete": "task_complete"}.get(tag, tag) if type_ == "event_msg" else tag
-    item = payload.get("item")
-    if (type_, tag) == ("event_msg", "item_completed") and isinstance(item, dict) and isinstance(item.get("type"), str):
-        return f"event_msg.item_completed.{item['type']}"
+    if type_ == "event_msg":
+        tag = {"turn_started": "task_started", "turn_complete": "task_complete"}.get(tag, tag)
+        if tag == "item_completed" and isinstance(item, dict) and isinstance(item.get("type"), str):
+            tag = f"item_completed.{item['type']}"
     return f"{type_}.{tag}"
 
 
@@ -123,9 +121,13 @@ def lines(draw):
     tagged = draw(st.booleans())
     record = {"timestamp": TIME}
     if draw(st.integers(0, 5)) == 0:
-        record["timestamp"] = draw(st.sampled_from(["", "2026", "2026-01-05T09:00:00Z", "2026-01-05T10:00:00.000+01:00"]))
+        record["timestamp"] = draw(
+            st.sampled_from(["", "2026", "2026-01-05T09:00:00Z", "2026-01-05T10:00:00.000+01:00"])
+        )
     if draw(st.booleans()):
-        record["ordinal"] = draw(st.one_of(st.integers(0, 300), st.sampled_from([None, 10**17, 10**18, 10**19, 10**30])))
+        record["ordinal"] = draw(
+            st.one_of(st.integers(0, 300), st.sampled_from([None, 10**17, 10**18, 10**19, 10**30]))
+        )
     record["type"] = draw(st.sampled_from(TAGGED if tagged else TYPES))
     record["payload"] = draw(payloads()) if tagged else {"id": "x", "type": "user_message"}
     if draw(st.integers(0, 4)) == 0:

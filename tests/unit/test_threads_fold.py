@@ -137,7 +137,9 @@ def test_a_session_meta_alone_makes_a_whole_row():
 
 def test_a_response_item_of_a_user_changes_nothing():
     """MD-01: what the model is sent is not what the user said."""
-    message = record("response_item", {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]})
+    message = record(
+        "response_item", {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}
+    )
     assert texts(message) == (None, None, None)
 
 
@@ -192,7 +194,9 @@ def test_a_turn_context_fills_the_folder_only_where_none_is_known():
 
 def test_a_turn_context_sets_and_clears_model_and_effort():
     """MD-09, MD-11, MD-20: an effort that nobody knows is kept as it is."""
-    first = context(model="gpt-5.5", effort="future", permission_profile={"type": "disabled"}, sandbox_policy={"type": "x"})
+    first = context(
+        model="gpt-5.5", effort="future", permission_profile={"type": "disabled"}, sandbox_policy={"type": "x"}
+    )
     found = row(meta(), first)
     assert (found["model"], found["reasoning_effort"]) == ("gpt-5.5", "future")
     assert found["sandbox_policy"] == '{"type":"disabled"}'
@@ -209,7 +213,9 @@ def test_applied_settings_overwrite_all_that_they_tell():
         "approval_policy": {"granular": {"rules": True}},
         "permission_profile": {"type": "managed", "file_system": {}},
     }
-    found = row(meta(), context(model="gpt-5.5", effort="low"), event("thread_settings_applied", thread_settings=settings))
+    found = row(
+        meta(), context(model="gpt-5.5", effort="low"), event("thread_settings_applied", thread_settings=settings)
+    )
     assert {key: found[key] for key in ("model", "model_provider", "cwd", "reasoning_effort", "approval_mode")} == {
         "model": "o4-mini",
         "model_provider": "azure",
@@ -222,7 +228,9 @@ def test_applied_settings_overwrite_all_that_they_tell():
 
 def test_a_later_session_meta_updates_and_never_changes_who_the_thread_is():
     """MD-13: neither model, effort, mode of history nor time of creation."""
-    later = meta(60, timestamp="2030-01-01T00:00:00Z", history_mode="paginated", cli_version="9", cwd="/b", source="exec")
+    later = meta(
+        60, timestamp="2030-01-01T00:00:00Z", history_mode="paginated", cli_version="9", cwd="/b", source="exec"
+    )
     found = row(meta(), context(model="gpt-5.5", effort="low"), later)
     assert (found["model"], found["reasoning_effort"], found["history_mode"]) == ("gpt-5.5", "low", "legacy")
     assert (found["created_at_ms"], found["updated_at_ms"]) == (T0, T0 + 60_000)
@@ -319,7 +327,13 @@ def test_the_creation_time_may_have_the_look_of_a_file_name():
 
 def test_a_spawned_agent_has_its_parent_and_names_from_its_source():
     """0.130 has them there alone; `agent_type` is an older word for the role."""
-    spawn = {"parent_thread_id": OTHER, "depth": 1, "agent_path": "/root/a", "agent_nickname": "Kepler", "agent_type": "x"}
+    spawn = {
+        "parent_thread_id": OTHER,
+        "depth": 1,
+        "agent_path": "/root/a",
+        "agent_nickname": "Kepler",
+        "agent_type": "x",
+    }
     found = row(meta(source={"subagent": {"thread_spawn": spawn}}))
     assert (found["parent_thread_id"], found["agent_path"]) == (OTHER, "/root/a")
     assert (found["agent_nickname"], found["agent_role"]) == ("Kepler", "x")
@@ -333,7 +347,8 @@ def test_a_source_that_is_missing_is_vscode():
 
 def test_inherited_context_derives_nothing():
     """S13: records numbered below the agent's own are its parent's."""
-    inherited = [item("the parent's words", ordinal=1), event("token_count", ordinal=2, info={"total_token_usage": {"total_tokens": 9}})]
+    totals = {"total_token_usage": {"total_tokens": 9}}
+    inherited = [item("the parent's words", ordinal=1), event("token_count", ordinal=2, info=totals)]
     found = row(meta(ordinal=0, subagent_history_start_ordinal=3), *inherited, item("mine", ordinal=3))
     assert (found["title"], found["tokens_used"]) == ("mine", 0)
 
@@ -407,7 +422,10 @@ def test_a_nul_in_a_text_is_kept():
 def test_a_policy_nested_nearly_too_deep_stops_nothing(depth):
     """What decodes at one height of the stack may not at another: such a record is used or set aside, never an error."""
     deep = b'{"a": ' * depth + b"1" + b"}" * depth
-    line = b'{"timestamp":"%b","type":"turn_context","payload":{"model":"m","sandbox_policy":%b}}\n' % (at(0).encode(), deep)
+    line = b'{"timestamp":"%b","type":"turn_context","payload":{"model":"m","sandbox_policy":%b}}\n' % (
+        at(0).encode(),
+        deep,
+    )
     found = row(meta(), line, said("hello"))
     assert found["title"] == "hello"
     assert found["model"] in ("m", None)
