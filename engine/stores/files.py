@@ -133,6 +133,10 @@ class Files:
             return False
         return True
 
+    def unlock(self, fd: int, *, op: str) -> None:
+        """Give an advisory lock back now, also where a forked child still has a copy of the descriptor."""
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
     def read_small(self, path: str, *, bytes_max: int, op: str) -> bytes | None:
         """The first `bytes_max` bytes of a small file (a lock's owner, /proc), or None where it cannot be read."""
         try:
@@ -213,6 +217,12 @@ class Files:
     def truncate(self, fd: int, size: int, *, op: str) -> None:
         """Cut the file to `size` bytes."""
         os.ftruncate(fd, size)
+
+    def copy_looks(self, source: int, target: int, *, op: str) -> None:
+        """Give an open file the permissions and the modification time of another."""
+        found = os.fstat(source)
+        os.fchmod(target, stat_module.S_IMODE(found.st_mode))
+        os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
     def sync(self, fd: int, *, op: str) -> None:
         """Return when the file's bytes, and what is needed to find them, are on the medium."""

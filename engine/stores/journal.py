@@ -8,12 +8,13 @@ removed or changed but by `erase`. Reading needs no lock and stops at the last L
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from engine.clock import Clock
-from engine.errors import AppendFailed, ReadOnlyHome
+from engine.errors import AppendFailed, ForkedEngine, ReadOnlyHome
 from engine.events.item import Item, line_of
 from engine.events.record import Rejected, decode
 from engine.options import Options
@@ -45,6 +46,7 @@ class Journal:
         self._options = options
         self._clock = clock
         self._files = files
+        self._pid = os.getpid()
         self._mutex = threading.Lock()
         self._known: tuple[str, Position] | None = None
         """The newest segment as this process left it, so an append that nobody came between reads nothing."""
@@ -52,21 +54,27 @@ class Journal:
     def append(self, items: Sequence[Item]) -> list[tuple[str, int]]:
         """Write these records, all or none, synced; each one's timestamp and ordinal.
 
-        Raises `ReadOnlyHome`, `StoreBusy` (somebody keeps the lock), `AppendFailed`.
+        A crash on the way may leave the first of them. Raises `ReadOnlyHome`, `StoreBusy` (somebody keeps the lock),
+        `LineTooLong`, `AppendFailed`, `ForkedEngine`.
         """
         if self._state is None:
             raise ReadOnlyHome(
                 "The home is read-only, so nothing can be decided about its threads.",
                 hint="Name a folder for the engine's own files with --state-dir.",
             )
-        with self._mutex, self._locked():
+        if os.getpid() != self._pid:
+            raise ForkedEngine(
+                "This process is a fork of the one that opened the home.", hint="Open the home again in this process."
+            )
+        with self._mutex:
             try:
-                return self._append(items)
+                with self._locked():
+                    return self._append(items) if items else []
             except OSError as error:
                 self._known = None
                 raise AppendFailed(
                     f"The journal {self._folder} could not be written: {error.strerror}.",
-                    hint="Make room or mend the disk, then do it again.",
+                    hint="Make room, mend the disk or let this user write there; then do it again.",
                     path=self._folder,
                 ) from error
 
@@ -82,19 +90,18 @@ class Journal:
         with self._files.reading(segment, op="journal.read") as fd:
             source = PlainSource(fd, self._files.fstat(fd, op="journal.stat"), self._files)
             for found in records(source, start, None, self._options):
-                if isinstance(found, Damage) and not found.terminated:
-                    return
+                if found.offset + found.length >= source.stat.size:
+                    return  # no LF, so it was never acknowledged, and the next append cuts it
                 yield found
 
     def _append(self, items: Sequence[Item]) -> list[tuple[str, int]]:
         self._files.ensure_folder(self._folder, op="journal.folder")
         path, position = self._newest()
-        if position.offset >= self._options.segment_bytes_max:
-            path, offset = f"{self._folder}/{(position.ordinal or 0) + 1:0{_NAME_DIGITS}d}.jsonl", 0
-        else:
-            offset = position.offset
-        timestamp = self._clock.timestamp()
         first = 0 if position.ordinal is None else position.ordinal + 1
+        if position.offset >= self._options.segment_bytes_max and first > Segment(path).first:
+            path, position = self._path(first), Position(position.ordinal, 0)
+        offset = position.offset
+        timestamp = self._clock.timestamp()
         data = b"".join(
             line_of(
                 item,
@@ -125,7 +132,14 @@ class Journal:
         finally:
             self._files.close(fd, op="journal.close")
         if is_new:
-            self._files.sync_folder(self._folder, op="journal.sync_folder")
+            self._sync_folders()
+
+    def _sync_folders(self) -> None:
+        """The journal's, and those above it, which may be as new."""
+        folder = self._folder
+        for _ in range(3):
+            self._files.sync_folder(folder, op="journal.sync_folder")
+            folder = os.path.dirname(folder)
 
     def _open(self, path: str, *, is_new: bool) -> int:
         if is_new and self._files.stat(path, op="journal.stat") is None:
@@ -136,7 +150,7 @@ class Journal:
         """The segment to append to and where it ends; read only where somebody else wrote meanwhile."""
         segments = self.segments()
         if not segments:
-            return f"{self._folder}/{0:0{_NAME_DIGITS}d}.jsonl", Position(None, 0)
+            return self._path(0), Position(None, 0)
         path = segments[-1]
         stat = self._files.stat(path, op="journal.stat")
         if (
@@ -147,6 +161,9 @@ class Journal:
             return self._known
         return path, self._recover(path)
 
+    def _path(self, first: int) -> str:
+        return f"{self._folder}/{first:0{_NAME_DIGITS}d}.jsonl"
+
     def _recover(self, path: Segment) -> Position:
         """Cut a tail without its LF, which only a crash leaves, and find the last ordinal."""
         fd = self._files.open_append(path, op="journal.open")
@@ -155,8 +172,9 @@ class Journal:
             end = source.stat.size
             for offset, line, terminated in lines_backwards(source, end, self._options):
                 if not terminated:
-                    self._set_aside(path, offset, line)
+                    self._set_aside(path, offset, source.read_at(offset, end - offset))
                     self._files.truncate(fd, offset, op="journal.trim")
+                    self._files.sync(fd, op="journal.sync")
                     end = offset
                     continue
                 try:
@@ -170,10 +188,19 @@ class Journal:
             self._files.close(fd, op="journal.close")
 
     def _set_aside(self, path: str, offset: int, data: bytes) -> None:
+        """Keep what is cut, before it is."""
         folder = f"{self._state}/quarantine"
         self._files.ensure_folder(folder, op="journal.quarantine")
-        name = f"journal-{path.rpartition('/')[2]}.{offset}.{self._clock.wall_ms()}.tail"
-        self._files.replace_small(f"{folder}/{name}", data, op="journal.quarantine")
+        name = f"journal-{path.rpartition('/')[2]}.{offset}.{self._clock.new_id()}.tail"
+        fd = self._files.create(f"{folder}/{name}", op="journal.quarantine")
+        try:
+            written = 0
+            while written < len(data):
+                written += self._files.write(fd, data[written:], op="journal.quarantine")
+            self._files.sync(fd, op="journal.quarantine")
+        finally:
+            self._files.close(fd, op="journal.quarantine")
+        self._files.sync_folder(folder, op="journal.quarantine")
 
     def _locked(self) -> AbstractContextManager[None]:
         self._files.ensure_folder(f"{self._state}/locks", op="journal.folder")
@@ -189,4 +216,4 @@ class Journal:
 
 def _is_segment(name: str) -> bool:
     stem = name.removesuffix(".jsonl")
-    return name.endswith(".jsonl") and len(stem) == _NAME_DIGITS and stem.isdigit()
+    return name.endswith(".jsonl") and len(stem) == _NAME_DIGITS and stem.isascii() and stem.isdigit()

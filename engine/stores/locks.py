@@ -118,10 +118,15 @@ def _host(files: Files) -> str:
 def locked(path: str, *, shared: bool, options: Options, clock: Clock, files: Files, op: str) -> Iterator[None]:
     """Hold the lock file at `path` around a block; raises `StoreBusy` when it was not free within `busy_wait_ms`."""
     fd = take_lock(path, shared=shared, options=options, clock=clock, files=files, op=op)
+    pid = os.getpid()
     try:
         yield
     finally:
-        files.close(fd, op=op)
+        try:
+            if os.getpid() == pid:  # a child that was forked meanwhile has a copy, which must not keep the lock
+                files.unlock(fd, op=op)
+        finally:
+            files.close(fd, op=op)
 
 
 def take_lock(path: str, *, shared: bool, options: Options, clock: Clock, files: Files, op: str) -> int:

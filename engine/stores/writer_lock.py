@@ -5,29 +5,34 @@ written beside it for others to read: busy is `ThreadBusy` with that owner and i
 holder, never taken over. Where the Codex CLI keeps locks of its own in a home (`thread-writer-locks/`), its lock is taken
 as well, by its own rules (codex_rollout.md 4.7), so neither program writes what the other is writing.
 
-A lock must not outlive its owner in a child that the owner forked: the child closes its copies of the descriptors at once
-(closing does not unlock what the parent still has open).
+A lock must not outlive its owner in a child that the owner forked: the child closes its copies of the descriptors at once,
+and no fork comes between taking a lock and noting it. Giving back unlocks before it closes, so a copy that some other
+code made keeps nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import weakref
-from typing import Any
+from contextlib import AbstractContextManager
 
 import msgspec
 
 from engine.clock import Clock
-from engine.errors import ThreadBusy
+from engine.errors import StoreBusy, ThreadBusy
 from engine.options import Options
 from engine.stores.files import Files
 from engine.stores.layout import Home
+from engine.stores.link import files_translated
 from engine.stores.locks import Owner, flock_holder, locked, pause_s, try_lock
 
 FOREIGN_FOLDER = "thread-writer-locks"
 _OWNER_BYTES_MAX = 4096
-_TRIES = 3
+_TRIES = 20
 _held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+_fork_gate = threading.RLock()
 
 
 class _Card(msgspec.Struct):
@@ -43,13 +48,19 @@ class _Card(msgspec.Struct):
 class WriterLock:
     """Both locks of one thread, held until `release`."""
 
-    def __init__(self, fds: list[int], lock_path: str, foreign_path: str | None, home: Home, parts: _Parts) -> None:
-        self._fds = fds
-        self._lock_path = lock_path
-        self._foreign_path = foreign_path
-        self._home = home
-        self._parts = parts
+    def __init__(self, home: Home, thread_id: str, *, options: Options, clock: Clock, files: Files) -> None:
+        """Nothing is held yet; `acquire` makes one and takes the locks."""
+        self._path = f"{home.state}/locks/threads/{thread_id}.lock"
+        self._foreign_folder = f"{home.path}/{FOREIGN_FOLDER}"
+        self._foreign_path = f"{self._foreign_folder}/{thread_id}.lock"
+        self._thread_id = thread_id
+        self._options = options
+        self._clock = clock
+        self._files = files
         self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._fd: int | None = None
+        self._foreign_fd: int | None = None
         _held.add(self)
 
     @property
@@ -58,110 +69,121 @@ class WriterLock:
         return os.getpid() != self._pid
 
     def release(self) -> None:
-        """Give both locks back; a second call does nothing."""
-        if self.forked or not self._fds:
+        """Give both locks back, whatever fails on the way; a second call does nothing."""
+        if self.forked:
             return
-        files = self._parts.files
-        if self._foreign_path is not None:
-            with _coordinated(self._home, self._parts):
-                files.remove(self._foreign_path, op="lock.foreign")
-                files.close(self._fds.pop(), op="lock.foreign")
-        files.remove(f"{self._lock_path}.owner", op="lock.owner")
-        files.remove(self._lock_path, op="lock.remove")
-        files.close(self._fds.pop(), op="lock.close")
+        with self._mutex:
+            if self._foreign_fd is not None:
+                self._release_foreign(self._foreign_fd)
+            if self._fd is not None:
+                self._remove(f"{self._path}.owner")
+                self._remove(self._path)
+                self._let_go(self._fd)
+            self._fd = self._foreign_fd = None
 
     def close_copies(self) -> None:
         """In a forked child: let go of the parent's descriptors, which must not keep its locks alive."""
-        for fd in self._fds:
-            try:
-                self._parts.files.close(fd, op="lock.fork")
-            except OSError:
-                continue
-        self._fds = []
+        for fd in (self._fd, self._foreign_fd):
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    self._files.close(fd, op="lock.fork")
+        self._fd = self._foreign_fd = None
 
+    def take(self, purpose: str) -> None:
+        """Take the engine's own lock, then the Codex CLI's. Raises `ThreadBusy`, `StoreError`, and holds nothing then."""
+        try:
+            with files_translated("lock", self._path):
+                self._files.ensure_folder(self._path.rpartition("/")[0], op="lock.folder")
+                self._take_own()
+                self._files.replace_small(f"{self._path}.owner", _card(purpose, self._files), op="lock.owner")
+                if self._files.kind(self._foreign_folder, op="lock.foreign", follow=True) == "folder":
+                    self._take_foreign()
+        except BaseException:
+            self.release()
+            raise
 
-class _Parts(msgspec.Struct, frozen=True):
-    """What the functions here work with."""
+    def _take_own(self) -> None:
+        """Try again where the holder gave back just now, or died, or has not said yet who it is."""
+        for tries in range(_TRIES):
+            with _fork_gate:
+                self._fd = try_lock(self._path, shared=False, files=self._files, op="lock.take")
+            if self._fd is not None:
+                return
+            owner, purpose = self._owner()
+            state = owner.state(self._files) if owner is not None else "dead"
+            if state != "dead":
+                raise self._busy(str(owner), state, f": {purpose}")
+            self._clock.sleep(pause_s(tries, self._clock))
+        raise self._busy(*self._seen(self._path), "")
 
-    options: Any
-    clock: Any
-    files: Any
+    def _take_foreign(self) -> None:
+        with self._coordinated(), _fork_gate:
+            self._foreign_fd = try_lock(self._foreign_path, shared=False, files=self._files, op="lock.foreign")
+        if self._foreign_fd is None:
+            raise self._busy(*self._seen(self._foreign_path), " (by the Codex CLI's lock)")
+
+    def _release_foreign(self, fd: int) -> None:
+        """Its lock file goes under its coordination lock; where that is not to be had a stale file stays, as after a crash."""
+        with contextlib.suppress(OSError, StoreBusy), self._coordinated():
+            self._files.remove(self._foreign_path, op="lock.foreign")
+        self._let_go(fd)
+
+    def _let_go(self, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            self._files.unlock(fd, op="lock.unlock")
+        with contextlib.suppress(OSError):
+            self._files.close(fd, op="lock.close")
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            self._files.remove(path, op="lock.remove")
+
+    def _coordinated(self) -> AbstractContextManager[None]:
+        """The other program takes this lock around every taking and giving back."""
+        return locked(
+            f"{self._foreign_folder}/.coordination.lock",
+            shared=False,
+            options=self._options,
+            clock=self._clock,
+            files=self._files,
+            op="lock.coordination",
+        )
+
+    def _owner(self) -> tuple[Owner | None, str]:
+        data = self._files.read_small(f"{self._path}.owner", bytes_max=_OWNER_BYTES_MAX, op="lock.owner")
+        try:
+            card = msgspec.json.decode(data or b"", type=_Card)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None, ""
+        return Owner(card.host, card.boot_id, card.pid, card.started), card.purpose
+
+    def _seen(self, path: str) -> tuple[str | None, str]:
+        """Who holds a lock that says nothing of its owner, as the system sees it, and its state."""
+        who = flock_holder(path, self._files)
+        if who is None:
+            return None, "unknown"
+        return who, "stopped" if who.endswith(", stopped)") else "alive"
+
+    def _busy(self, who: str | None, state: str, more: str) -> ThreadBusy:
+        return ThreadBusy(
+            f"The thread {self._thread_id} is in use by {who or 'another process'} ({state}){more}.",
+            owner=who,
+            state=state,
+            hint="Read, follow or fork it meanwhile, or end that process.",
+            path=self._path,
+        )
 
 
 def acquire(home: Home, thread_id: str, purpose: str, *, options: Options, clock: Clock, files: Files) -> WriterLock:
-    """Take the thread's lock, and the Codex CLI's where the home has such. Raises `ThreadBusy`; waits for nobody."""
+    """Take the thread's lock, and the Codex CLI's where the home has such.
+
+    Waits for nobody who holds the thread. Raises `ThreadBusy`; `StoreError` where the lock's folder cannot be written;
+    `StoreBusy` where the Codex CLI keeps its coordination lock for longer than `busy_wait_ms`.
+    """
     assert home.state is not None
-    parts = _Parts(options, clock, files)
-    folder = f"{home.state}/locks/threads"
-    files.ensure_folder(folder, op="lock.folder")
-    path = f"{folder}/{thread_id}.lock"
-    fd = _try_own(path, parts)
-    if fd is None:
-        raise _busy(thread_id, path, files)
-    fds = [fd]
-    try:
-        files.replace_small(f"{path}.owner", _card(purpose, files), op="lock.owner")
-        foreign = _acquire_foreign(home, thread_id, parts)
-        if foreign is not None:
-            fds.append(foreign[0])
-    except BaseException:
-        files.remove(f"{path}.owner", op="lock.owner")
-        files.close(fd, op="lock.close")
-        raise
-    return WriterLock(fds, path, foreign[1] if foreign is not None else None, home, parts)
-
-
-def _try_own(path: str, parts: _Parts) -> int | None:
-    """A holder removes its lock file when it gives the lock back; one that went between open and flock is tried again."""
-    for tries in range(_TRIES):
-        fd = try_lock(path, shared=False, files=parts.files, op="lock.take")
-        if fd is not None:
-            return fd
-        parts.clock.sleep(pause_s(tries, parts.clock))
-    return None
-
-
-def _acquire_foreign(home: Home, thread_id: str, parts: _Parts) -> tuple[int, str] | None:
-    if parts.files.kind(f"{home.path}/{FOREIGN_FOLDER}", op="lock.foreign") != "folder":
-        return None
-    path = f"{home.path}/{FOREIGN_FOLDER}/{thread_id}.lock"
-    with _coordinated(home, parts):
-        fd = try_lock(path, shared=False, files=parts.files, op="lock.foreign")
-    if fd is None:
-        raise ThreadBusy(
-            f"The Codex CLI is using the thread {thread_id}.",
-            owner=flock_holder(path, parts.files),
-            state="alive",
-            hint="Read, follow or fork it meanwhile, or end that session.",
-            path=path,
-        )
-    return fd, path
-
-
-def _coordinated(home: Home, parts: _Parts) -> Any:
-    """The other program takes this lock around every taking and giving back."""
-    path = f"{home.path}/{FOREIGN_FOLDER}/.coordination.lock"
-    return locked(
-        path, shared=False, options=parts.options, clock=parts.clock, files=parts.files, op="lock.coordination"
-    )
-
-
-def _busy(thread_id: str, path: str, files: Files) -> ThreadBusy:
-    data = files.read_small(f"{path}.owner", bytes_max=_OWNER_BYTES_MAX, op="lock.owner")
-    try:
-        card = msgspec.json.decode(data or b"", type=_Card)
-    except msgspec.DecodeError:
-        who, state, purpose = flock_holder(path, files), "unknown", "it"
-    else:
-        owner = Owner(card.host, card.boot_id, card.pid, card.started)
-        who, state, purpose = str(owner), owner.state(files), card.purpose
-    return ThreadBusy(
-        f"The thread {thread_id} is in use by {who or 'another process'} ({state}): {purpose}.",
-        owner=who,
-        state=state,
-        hint="Read, follow or fork it meanwhile, or end that process.",
-        path=path,
-    )
+    lock = WriterLock(home, thread_id.lower(), options=options, clock=clock, files=files)
+    lock.take(purpose)
+    return lock
 
 
 def _card(purpose: str, files: Files) -> bytes:
@@ -172,6 +194,7 @@ def _card(purpose: str, files: Files) -> bytes:
 def _after_fork() -> None:
     for lock in list(_held):
         lock.close_copies()
+    _fork_gate.release()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_fork_gate.acquire, after_in_parent=_fork_gate.release, after_in_child=_after_fork)
