@@ -173,7 +173,7 @@ class Runner:
         return bool(scan.flagged & scan.seen) or bool(set(scan.vanished()) - scan.flagged)
 
     def note_vanished(self, scan: Scan, transaction: Transaction) -> None:
-        """After an ended walk: forget streams that stand elsewhere now, and mark those whose file is gone.
+        """After an ended walk: forget streams that stand elsewhere now or had no record, and mark those whose file is gone.
 
         The row of a thread whose only file is gone stays, so that what was lost is still shown.
         """
@@ -289,11 +289,11 @@ _MISSING = "SELECT path FROM streams WHERE missing_since_ms IS NOT NULL"
 
 _STANDS_ELSEWHERE = """
     SELECT gone.path FROM streams AS gone
-    WHERE gone.path IN (SELECT value FROM json_each(:gone)) AND EXISTS (
+    WHERE gone.path IN (SELECT value FROM json_each(:gone)) AND (gone.records = 0 OR EXISTS (
         SELECT 1 FROM streams AS other
         WHERE other.thread_id = gone.thread_id AND other.rollout_id = gone.rollout_id
         AND other.path <> gone.path AND other.missing_since_ms IS NULL
-    )
+    ))
 """
 
 _SET_ASIDE = """

@@ -369,6 +369,8 @@ engines = (
 )
 
 
+# An empty rollout that was followed by its name, then moved, then found to be another thread's.
+@example([(META.replace(THREAD.encode(), PARENT.encode()) + b"\n", [0])], ["backfill", "move"], 4_096)
 @settings(max_examples=30)
 @given(*engines)
 def test_a_home_that_grew_has_the_tables_of_one_that_was_found(
