@@ -1,11 +1,14 @@
 """An item on its way into a rollout: checked, encoded once, and given its place when it is written.
 
 An application hands over `{"type", "payload"}` (and `metadata`, for response items), as the format has it. Everything
-that could make the line unreadable is refused before a byte is written.
+that could make the line unreadable, or other than what was meant, is refused before a byte is written: text with half a
+surrogate pair, keys that are not text, NaN and the infinities (which JSON has no word for, and encoders turn into null),
+whole numbers over 64 bits, nesting deeper than readers follow.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +20,8 @@ from engine.errors import InvalidRequest, LineTooLong
 from engine.events.record import Record, kind_of
 
 _KEYS = frozenset({"type", "payload", "metadata"})
+_SHAPE = 'Give {"type": …, "payload": {…}}.'
+_JSON = "Use text, finite numbers, booleans, None, lists and dicts with text keys."
 
 
 class Item(NamedTuple):
@@ -32,19 +37,20 @@ class Item(NamedTuple):
 
 def item_of(raw: Mapping[str, Any]) -> Item:
     """Check and encode an item. Raises `InvalidRequest` with what is wrong with it."""
-    type_, payload = raw.get("type"), raw.get("payload")
-    if not isinstance(type_, str) or not type_:
-        raise InvalidRequest("An item needs a type that is text.", hint='Give {"type": …, "payload": {…}}.')
+    if not isinstance(raw, Mapping):
+        raise InvalidRequest(f"An item is no {type(raw).__name__}.", hint=_SHAPE)
+    type_, payload, metadata = raw.get("type"), raw.get("payload"), raw.get("metadata")
+    if not isinstance(type_, str) or not type_ or not type_.isprintable():
+        raise InvalidRequest("An item needs a type that is text.", hint=_SHAPE)
     if not isinstance(payload, Mapping):
-        raise InvalidRequest(
-            f"The payload of a {type_} item is not an object.", hint='Give {"type": …, "payload": {…}}.'
-        )
-    if unknown := sorted(set(raw) - _KEYS):
+        raise InvalidRequest(f"The payload of a {type_} item is not an object.", hint=_SHAPE)
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidRequest(f"The metadata of a {type_} item is not an object.", hint="Give a dict, or leave it out.")
+    if unknown := sorted(map(str, set(raw) - _KEYS)):
         raise InvalidRequest(f"An item has no key {unknown[0]!r}.", hint="The keys are type, payload and metadata.")
     data = _json(type_, payload)
-    metadata = _json(type_, raw["metadata"]) if raw.get("metadata") is not None else None
     kind = kind_of(Record(timestamp="", type=type_, payload=Raw(data)))
-    return Item(kind, type_, data, metadata)
+    return Item(kind, type_, data, None if metadata is None else _json(type_, metadata))
 
 
 def line_of(item: Item, *, timestamp: str, ordinal: int | None, key: str | None, line_bytes_max: int) -> bytes:
@@ -52,17 +58,17 @@ def line_of(item: Item, *, timestamp: str, ordinal: int | None, key: str | None,
     number = b"" if ordinal is None else b',"ordinal":%d' % ordinal
     metadata = b"" if item.metadata is None else b',"metadata":' + item.metadata
     tail = b"" if key is None else b',"key":' + orjson.dumps(key)
-    line = b'{"timestamp":"%b"%b,"type":%b,"payload":%b%b%b}\n' % (
-        (item.timestamp or timestamp).encode(),
+    line = b'{"timestamp":%b%b,"type":%b,"payload":%b%b%b}\n' % (
+        b'"%b"' % timestamp.encode() if item.timestamp is None else orjson.dumps(item.timestamp),
         number,
         orjson.dumps(item.type),
         item.payload,
         metadata,
         tail,
     )
-    if len(line) > line_bytes_max:
+    if len(line) - 1 > line_bytes_max:
         raise LineTooLong(
-            f"A {item.kind} record of {len(line)} bytes is over the limit of {line_bytes_max}.",
+            f"A {item.kind} record of {len(line) - 1} bytes is over the limit of {line_bytes_max}.",
             hint="Store the large part elsewhere and refer to it.",
         )
     return line
@@ -73,15 +79,24 @@ class KeyedRecord(msgspec.Struct):
 
     type: str
     payload: Raw
-    ordinal: int | None = None
+    metadata: Raw = Raw()
     key: str | None = None
 
 
 def _json(type_: str, value: Any) -> bytes:
     try:
-        return orjson.dumps(value)
-    except (TypeError, orjson.JSONEncodeError) as error:
-        raise InvalidRequest(
-            f"The {type_} item cannot be written as JSON: {error}.",
-            hint="Use text, finite numbers, booleans, None, lists and dicts with text keys.",
-        ) from None
+        data = orjson.dumps(value)
+    except (TypeError, RecursionError) as error:
+        raise InvalidRequest(f"The {type_} item cannot be written as JSON: {error}.", hint=_JSON) from None
+    if b"null" in data and not _is_finite(value):
+        raise InvalidRequest(f"The {type_} item cannot be written as JSON: a number is not finite.", hint=_JSON)
+    return data
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in a value is NaN or infinite; the encoder writes those as null."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_is_finite, value))

@@ -2,12 +2,17 @@
 
 The caller's own thread writes: one write call for a batch, then a sync as the durability asks. Appends that wait for a
 sync share one. What was acknowledged is never lost by what fails later: a failed write or sync poisons the recorder, and
-the next append opens it again, which cuts off what was not acknowledged and writes again, in place, what was acknowledged
-and not known to be synced. So writing goes on, in order, when the disk has room again.
+the next append (or `close`) opens it again, which cuts off what was not acknowledged and writes again, in place, what was
+acknowledged and not known to be synced. So writing goes on, in order, when the disk has room again. Whoever still
+waited for the sync of a record that was cut off is told so. An append that failed may, where the process ends
+before that, be there whole; a key makes it safe to append it again.
 
 Ordinals come from the physical file. The file appears whole or not at all, with its first batch. Before each append the
 path is looked at: a file that was removed, replaced or changed by somebody else is `TruthGone`, at once and until the
 thread is opened anew. The caller holds the locks that make this the only writer (`writer_lock`).
+
+Locks: `_sync_mutex` before `_mutex`. The descriptor is closed under both, so nobody syncs a number that means another
+file by then.
 """
 
 from __future__ import annotations
@@ -19,45 +24,50 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import msgspec
-
 from engine.clock import Clock
 from engine.errors import (
     AppendFailed,
     EngineClosed,
-    EngineError,
     ForkedEngine,
-    KeyConflict,
     RolloutUnusable,
     StalePosition,
     TruthGone,
 )
-from engine.events.item import Item, KeyedRecord, line_of
+from engine.events.item import Item, line_of
+from engine.events.payloads import ORDINAL_MAX
 from engine.events.record import BYTE_ORDER_MARK, Rejected, decode
 from engine.options import Options
 from engine.stores.files import Files
-from engine.stores.recovery import Decision, Facts, Meta, Tail, decide
-from engine.stores.rollouts import Located, PlainSource, lines_backwards, records
+from engine.stores.keys import RECORDS_KEPT, Keyed, Keys, check_key, digest_of, keyed_of
+from engine.stores.recovery import Decision, decide, examine
+from engine.stores.rollouts import PlainSource, lines_backwards
 
 Durability = Literal["buffered", "durable", "turn"]
 """buffered: in the kernel, survives the process; durable: synced before the answer; turn: synced at turn ends."""
 
-KEYS_KEPT = 1000
-"""How many of the last records an idempotency key is looked up in."""
-
 UNSYNCED_BYTES_MAX = 8 * 1024 * 1024
-"""Acknowledged bytes that may wait for a sync; they are held in memory until then, to be written again if one fails."""
+"""With more acknowledged bytes than this waiting for a sync, an append begins with one. They are held in memory until
+then, to be written again if it fails."""
+
+_FOLDERS_ABOVE = 4
+"""sessions/YYYY/MM/DD, and the home, may all be as new as the rollout."""
 
 
 class Position(NamedTuple):
-    """Where a stream stands: its last record's ordinal (None in legacy streams) and the byte where the next begins."""
+    """Where a stream stands: its last record's ordinal and the byte where the next begins.
+
+    The ordinal is None in legacy streams, and where there is no record yet.
+    """
 
     ordinal: int | None
     offset: int
 
 
 class Appended(NamedTuple):
-    """The answer to an append. `records` is 0 where the same batch was there already; `durability` is what is true now."""
+    """The answer to an append: where the stream ended with it, and how safe it is now (`buffered` or `durable`).
+
+    `records` is how many were written: 0 where the same batch was there already.
+    """
 
     position: Position
     durability: Durability
@@ -83,12 +93,6 @@ class Start(NamedTuple):
     ordinal: int | None
 
 
-class _Keyed(NamedTuple):
-    place: int
-    places: int
-    content: bytes
-
-
 class Recorder:
     """Appends to one stream. Safe to call from many threads."""
 
@@ -110,6 +114,7 @@ class Recorder:
         `quarantine` is where trimmed bytes go. Raises `RolloutUnusable`, OSError.
         """
         self._path = path
+        self._beside = f"{os.path.dirname(path)}/.{os.path.basename(path)}.tmp"
         self._start = start
         self._owned = owned
         self._durability: Durability = durability
@@ -126,12 +131,19 @@ class Recorder:
         self._next = start.ordinal if start is not None else None
         """The ordinal of the next line; None in a legacy stream."""
         self._end = 0
+        """Where the next line begins."""
+        self._reach = 0
+        """How long a write of ours may have made the file; more is somebody else's."""
         self._acknowledged = 0
         self._synced = 0
+        self._name_synced = True
         self._unsynced = bytearray()
-        self._keys: dict[str, list[_Keyed]] = {}
-        self._poison: EngineError | None = None
-        self._gone: TruthGone | None = None
+        """The bytes from `_synced` to `_end`."""
+        self._cuts: list[int] = []
+        """Where each opening again cut the stream; an append from before it that reaches further is gone."""
+        self._keys = Keys()
+        self._poison: tuple[str, BaseException] | None = None
+        self._gone: str | None = None
         self._closed = False
         if start is None:
             self._open()
@@ -139,13 +151,27 @@ class Recorder:
     @property
     def position(self) -> Position:
         """Where the stream ends now."""
+        self._check_process()
         with self._mutex:
             return self._position()
 
     @property
     def exists(self) -> bool:
         """Whether the file is there yet."""
-        return self._fd is not None
+        return self._end > 0
+
+    def begin(self) -> None:
+        """Make the file, with nothing but its session_meta, where it is not there yet; durable as appends are."""
+        self._ready()
+        with self._mutex:
+            self._check()
+            if self._end == 0:
+                self._write([], 0, None)
+            target, cuts = self._end, len(self._cuts)
+            if self._durability != "durable":
+                self._acknowledged = target
+        if self._durability == "durable":
+            self._sync_to(target, cuts)
 
     def append(
         self,
@@ -159,9 +185,11 @@ class Recorder:
 
         A `key` makes it idempotent: the same content again is no append, other content is `KeyConflict`, half a batch is
         completed. `expected` must be the present position, else `StalePosition`. Raises `AppendFailed` with the system's
-        error (writing goes on when it is gone), `TruthGone`, `LineTooLong`, `EngineClosed`, `ForkedEngine`.
+        error (writing goes on when it is gone), `TruthGone`, `LineTooLong`, `InvalidRequest`, `EngineClosed`,
+        `ForkedEngine`, and `RolloutUnusable` where the ordinals are used up.
         """
         wanted = durability or self._durability
+        self._ready()
         with self._mutex:
             self._check()
             if expected is not None and expected != self._position():
@@ -170,68 +198,91 @@ class Recorder:
                     hint="Read what was written meanwhile, then append again.",
                     path=self._path,
                 )
-            todo = list(enumerate(items))
+            first = 0
             if key is not None:
-                todo = self._not_written_yet(key, items)
-            if todo:
-                self._write(self._lines(todo, key, len(items)), len(todo))
-            target, position = self._end, self._position()
+                check_key(key)
+                first = self._keys.written(key, items)
+            if first < len(items):
+                self._write(items, first, key)
+            target, position, cuts = self._end, self._position(), len(self._cuts)
             if wanted != "durable":
-                self._acknowledged = max(self._acknowledged, target)
-        if wanted == "durable" or len(self._unsynced) > UNSYNCED_BYTES_MAX:
-            self._sync_to(target)
-        with self._mutex:
-            self._acknowledged = max(self._acknowledged, target)
-        return Appended(position, wanted, len(todo))
-
-    def begin(self) -> None:
-        """Make the file, with nothing but its session_meta, where it is not there yet; durable as appends are."""
-        with self._mutex:
-            self._check()
-            if self._fd is None:
-                self._write(self._lines([], None, 0), 0)
-                self._acknowledged = self._end
+                self._acknowledged = target
+            safe = self._is_synced(target)
+        if wanted == "durable":
+            self._sync_to(target, cuts)
+            safe = True
+        return Appended(position, "durable" if safe else "buffered", len(items) - first)
 
     def sync(self) -> Position:
-        """Return when everything acknowledged so far is on the medium; the position that is safe."""
+        """Return when everything appended so far is on the medium; the position that is safe. Raises as `append` does."""
+        self._ready()
         with self._mutex:
             self._check()
-            target, position = self._end, self._position()
-        self._sync_to(target)
+            target, position, cuts = self._end, self._position(), len(self._cuts)
+        self._sync_to(target, cuts)
         return position
 
     def close(self) -> None:
-        """Sync and let go of the file; a second call does nothing. Raises `AppendFailed` where the sync fails."""
-        if self._closed or os.getpid() != self._pid:
+        """Sync and let go of the file; a second call does nothing.
+
+        After a failure the file is opened once more, as an append would. Raises `AppendFailed` where what was
+        acknowledged cannot be synced.
+        """
+        if os.getpid() != self._pid:
             return
+        with self._mutex:
+            if self._closed:
+                return
+            self._closed = True
+            target, cuts = self._end, len(self._cuts)
         try:
-            if self._fd is not None and self._poison is None and self._gone is None:
-                self._sync_to(self._end)
+            if self._gone is None:
+                self._settle(target, cuts)
         finally:
-            with self._mutex:
-                self._closed = True
+            with self._sync_mutex, self._mutex:
                 self._drop()
 
-    def _check(self) -> None:
-        """Whether this recorder may write at all, opening it again after a failure."""
+    def _settle(self, target: int, cuts: int) -> None:
+        with contextlib.suppress(AppendFailed):
+            self._sync_to(target, cuts)
+            return
+        self._mend(closing=True)
+
+    # --- may we write? -------------------------------------------------------------------------------------------
+
+    def _check_process(self) -> None:
+        """Before any mutex: in a forked child it may be held by a thread that is not there."""
         if os.getpid() != self._pid:
             raise ForkedEngine(
                 "This process is a fork of the one that opened the thread.",
                 hint="Open the home again in this process.",
                 path=self._path,
             )
+
+    def _ready(self) -> None:
+        """Mend what failed before, and keep what waits for a sync bounded: both before anything is written."""
+        self._check_process()
+        if self._poison is not None:
+            self._mend()
+        if len(self._unsynced) > UNSYNCED_BYTES_MAX:
+            self._sync_to(self._acknowledged, len(self._cuts))
+
+    def _check(self) -> None:
         if self._closed:
             raise EngineClosed("The thread is closed.", hint="Resume it to go on.", path=self._path)
         if self._gone is not None:
-            raise self._gone
+            raise self._lost(self._gone)
         if self._poison is not None:
-            self._reopen()
-        elif self._fd is not None:
+            raise self._failed()
+        if self._fd is not None:
             self._look()
 
     def _look(self) -> None:
         """The file at the path is still ours, and nobody else wrote to it."""
-        found = self._files.stat(self._path, op="recorder.look")
+        try:
+            found = self._files.stat(self._path, op="recorder.look")
+        except OSError as error:
+            raise _failed("looked at", self._path, error) from error
         if found is None:
             raise self._lost("was removed")
         if (found.device, found.inode) != self._identity:
@@ -240,171 +291,246 @@ class Recorder:
             raise self._lost(f"is {found.size} bytes long and should be {self._end}: somebody else wrote to it")
 
     def _lost(self, what: str) -> TruthGone:
-        self._gone = TruthGone(
+        self._gone = what
+        return TruthGone(
             f"The rollout {self._path} {what} while it was open here.",
             hint="Resume the thread to go on with what is there now.",
             path=self._path,
             offset=self._end,
         )
-        return self._gone
 
     def _position(self) -> Position:
-        return Position(self._next - 1 if self._next else None, self._end)
+        return Position(self._next - 1 if self._next and self._end else None, self._end)
 
-    def _lines(self, todo: Sequence[tuple[int, Item]], key: str | None, count: int) -> list[bytes]:
-        timestamp = self._clock.timestamp()
-        first = self._next or 0
-        lines: list[bytes] = []
-        if self._fd is None and self._start is not None:
-            lines.append(self._line(self._start.meta(), timestamp, first, None))
-            first += 1
-        for number, (index, item) in enumerate(todo):
-            name = None if key is None else f"{key}#{index}/{count}"
-            lines.append(self._line(item, timestamp, first + number, name))
-        return lines
+    # --- write ---------------------------------------------------------------------------------------------------
 
-    def _line(self, item: Item, timestamp: str, ordinal: int, key: str | None) -> bytes:
-        return line_of(
-            item,
-            timestamp=timestamp,
-            ordinal=None if self._next is None else ordinal,
-            key=key,
-            line_bytes_max=self._options.line_bytes_max,
-        )
-
-    def _write(self, lines: Sequence[bytes], count: int) -> None:
+    def _write(self, items: Sequence[Item], first: int, key: str | None) -> None:
+        """The items from `first` on, behind a session_meta where the file is new."""
+        lines = self._lines(items, first, key)
         data = b"".join(lines)
-        if self._fd is None:
-            self._create(data)
-        else:
-            self._write_all(self._fd, data)
-        self._end += len(data)
-        self._unsynced += data
-        if self._next is not None:
-            self._next += len(lines)
-        for line in lines:
-            self._remember(line)
+        self._reach = self._end + len(data)
+        try:
+            if self._fd is None:
+                self._create(data)
+            else:
+                self._write_or_undo(self._fd, data)
+            self._end = self._reach
+            self._unsynced += data
+            if self._next is not None:
+                self._next += len(lines)
+            self._note(lines, items, first, key)
+        except AppendFailed:
+            raise
+        except BaseException as error:
+            # Ctrl-C between a write and our account of it: what the file holds is found out by opening it again.
+            self._poison = ("written", error)
+            raise
         self._counters.appends += 1
-        self._counters.appended_records += count
+        self._counters.appended_records += len(items) - first
         self._counters.appended_bytes += len(data)
 
-    def _write_all(self, fd: int, data: bytes) -> None:
+    def _lines(self, items: Sequence[Item], first: int, key: str | None) -> list[bytes]:
+        batch: list[tuple[Item, str | None]] = []
+        if self._end == 0 and self._start is not None:
+            batch.append((self._start.meta(), None))
+        if key is None:
+            batch += [(item, None) for item in items]
+        else:
+            batch += [(items[place], f"{key}#{place}/{len(items)}") for place in range(first, len(items))]
+        if self._next is not None and self._next + len(batch) - 1 > ORDINAL_MAX:
+            raise RolloutUnusable(
+                f"The rollout {self._path} has no ordinals left after {self._next - 1}.",
+                hint="Fork the thread to go on elsewhere.",
+                path=self._path,
+            )
+        timestamp, ordinal, bytes_max = self._clock.timestamp(), self._next, self._options.line_bytes_max
+        return [
+            line_of(
+                item,
+                timestamp=timestamp,
+                ordinal=None if ordinal is None else ordinal + number,
+                key=name,
+                line_bytes_max=bytes_max,
+            )
+            for number, (item, name) in enumerate(batch)
+        ]
+
+    def _note(self, lines: Sequence[bytes], items: Sequence[Item], first: int, key: str | None) -> None:
+        if key is None:
+            self._keys.passed(len(lines))
+            return
+        self._keys.passed(len(lines) - len(items) + first)
+        self._keys.note([Keyed(key, place, len(items), digest_of(items[place])) for place in range(first, len(items))])
+
+    def _write_or_undo(self, fd: int, data: bytes) -> None:
         """The whole batch, or none of it: what was taken before a failure is cut off again."""
-        view = memoryview(data)
         try:
-            while view:
-                view = view[
-                    self._files.write(fd, bytes(view) if len(view) < len(data) else data, op="recorder.write") :
-                ]
+            self._write_whole(fd, data)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._files.truncate(fd, self._end, op="recorder.undo")
             raise self._poisoned("written", error) from error
 
-    def _create(self, data: bytes) -> None:
-        """The file appears with its first batch in it: written beside, synced, given its name, the folder synced."""
-        folder = os.path.dirname(self._path)
-        beside = f"{folder}/.{os.path.basename(self._path)}.{self._pid}.tmp"
-        safe = self._durability == "durable"
-        try:
-            self._files.ensure_folder(folder, op="recorder.folder")
-            self._files.remove(beside, op="recorder.create")
-            fd = self._files.create(beside, op="recorder.create")
-        except OSError as error:
-            raise _failed("created", self._path, error) from error
-        try:
-            self._write_whole(fd, data)
-            if safe:
-                self._files.sync(fd, op="recorder.sync")
-            self._files.link(beside, self._path, op="recorder.link")
-            self._files.remove(beside, op="recorder.create")
-            if safe:
-                self._sync_folders(folder)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._files.remove(beside, op="recorder.create")
-            self._files.close(fd, op="recorder.close")
-            raise _failed("created", self._path, error) from error
-        self._take(fd)
-        if safe:
-            self._synced = len(data)
-
     def _write_whole(self, fd: int, data: bytes) -> None:
-        written = 0
+        written = self._files.write(fd, data, op="recorder.write")
         while written < len(data):
             written += self._files.write(fd, data[written:], op="recorder.write")
 
-    def _sync_folders(self, folder: str) -> None:
-        """The day's folder, and those above it that may be as new."""
-        for _ in range(4):
-            self._files.sync_folder(folder, op="recorder.sync_folder")
-            folder = os.path.dirname(folder)
+    def _create(self, data: bytes) -> None:
+        """The file appears with its first batch in it: written beside, synced, then given its name.
 
-    def _sync_to(self, target: int) -> None:
-        """Sync unless somebody else's sync covered it: the one who comes first syncs for all who wait."""
+        That the name is on the medium is part of the first sync.
+        """
+        fd: int | None = None
+        try:
+            self._files.ensure_folder(os.path.dirname(self._path), op="recorder.folder")
+            self._files.remove(self._beside, op="recorder.create")
+            fd = self._files.create(self._beside, op="recorder.create")
+            self._write_whole(fd, data)
+            self._files.sync(fd, op="recorder.sync")
+            found = self._files.fstat(fd, op="recorder.stat")
+            self._identity = (found.device, found.inode)
+            self._files.link(self._beside, self._path, op="recorder.link")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._files.remove(self._beside, op="recorder.create")
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    self._files.close(fd, op="recorder.close")
+            raise _failed("created", self._path, error) from error
+        self._fd, self._name_synced = fd, False
+        with contextlib.suppress(OSError):  # one that stays is removed when the thread is opened again
+            self._files.remove(self._beside, op="recorder.create")
+
+    # --- sync ----------------------------------------------------------------------------------------------------
+
+    def _is_synced(self, target: int) -> bool:
+        return self._synced >= target and self._name_synced
+
+    def _sync_to(self, target: int, cuts: int) -> None:
+        """Sync unless somebody else's sync covered it: the one who comes first syncs for all who wait.
+
+        `cuts` is how often the file had been opened again when `target` was written.
+        """
         with self._sync_mutex:
             with self._mutex:
+                if len(self._cuts) > cuts and self._cuts[cuts] < target:
+                    raise _failed("synced", self._path, None)
                 if self._poison is not None:
-                    raise self._poison
-                if self._synced >= target:
+                    raise self._failed()
+                if self._is_synced(target):
                     self._counters.syncs_shared += 1
                     return
-                fd, upto = self._fd, self._end
-            if fd is None:
-                return
+                fd, upto, name_synced = self._fd, self._end, self._name_synced
+            assert fd is not None
             try:
                 self._files.sync(fd, op="recorder.sync")
+                if not name_synced:
+                    self._sync_folders(os.path.dirname(self._path))
             except OSError as error:
                 with self._mutex:
                     raise self._poisoned("synced", error) from error
             with self._mutex:
                 del self._unsynced[: upto - self._synced]
                 self._synced = upto
+                self._acknowledged = max(self._acknowledged, upto)
+                self._name_synced = True
                 self._counters.syncs += 1
 
-    def _poisoned(self, what: str, error: OSError) -> EngineError:
-        self._poison = _failed(what, self._path, error)
-        return self._poison
+    def _sync_folders(self, folder: str) -> None:
+        """The rollout's folder, and those above it that may be as new."""
+        self._files.sync_folder(folder, op="recorder.sync_folder")
+        for _ in range(_FOLDERS_ABOVE):
+            folder = os.path.dirname(folder)
+            with contextlib.suppress(PermissionError):  # a folder that we may not read is none that we made
+                self._files.sync_folder(folder, op="recorder.sync_folder")
 
-    def _reopen(self) -> None:
-        """After a failure: cut off what was not acknowledged, write again what may not have reached the medium."""
-        kept = bytes(self._unsynced[: self._acknowledged - self._synced])
-        try:
-            found = self._files.stat(self._path, op="recorder.look")
-            if found is None or (found.device, found.inode) != self._identity:
-                raise self._lost("was removed or replaced")
-            fd = self._files.open_update(self._path, op="recorder.reopen")
+    # --- after a failure -----------------------------------------------------------------------------------------
+
+    def _poisoned(self, what: str, error: OSError) -> AppendFailed:
+        self._poison = (what, error)
+        return _failed(what, self._path, error)
+
+    def _failed(self) -> AppendFailed:
+        assert self._poison is not None
+        return _failed(self._poison[0], self._path, self._poison[1])
+
+    def _mend(self, *, closing: bool = False) -> None:
+        """Open again after a failure. Raises `AppendFailed` where that fails too, `TruthGone`."""
+        with self._sync_mutex, self._mutex:
+            if self._poison is None or (self._closed and not closing):
+                return
+            if self._gone is not None:
+                raise self._lost(self._gone)
             try:
-                self._files.truncate(fd, self._acknowledged, op="recorder.undo")
-                written = 0
-                while written < len(kept):
-                    written += self._files.pwrite(fd, kept[written:], self._synced + written, op="recorder.rewrite")
-                self._files.sync(fd, op="recorder.sync")
-            finally:
-                self._files.close(fd, op="recorder.close")
-            self._drop()
-            self._open()
-        except OSError as error:
-            raise self._poisoned("opened again", error) from error
-        self._poison = None
-        self._counters.reopened += 1
+                cut = self._acknowledged
+                if cut:
+                    self._reopen(cut)
+                else:
+                    self._take_back()
+            except OSError as error:
+                raise self._poisoned("opened again", error) from error
+            self._cuts.append(cut)
+            self._poison = None
+            self._counters.reopened += 1
+
+    def _reopen(self, cut: int) -> None:
+        """Cut off what was not acknowledged, write again what may not have reached the medium."""
+        found = self._files.stat(self._path, op="recorder.look")
+        if found is None or (found.device, found.inode) != self._identity:
+            raise self._lost("was removed or replaced")
+        if not cut <= found.size <= self._reach:
+            raise self._lost(f"is {found.size} bytes long: somebody else wrote to it")
+        kept = bytes(self._unsynced[: cut - self._synced])
+        fd = self._files.open_update(self._path, op="recorder.reopen")
+        try:
+            self._files.truncate(fd, cut, op="recorder.undo")
+            written = 0
+            while written < len(kept):
+                written += self._files.pwrite(fd, kept[written:], self._synced + written, op="recorder.rewrite")
+            self._files.sync(fd, op="recorder.sync")
+        finally:
+            self._files.close(fd, op="recorder.close")
+        self._drop()
+        self._open()
+
+    def _take_back(self) -> None:
+        """Nothing was acknowledged yet: the file that our first batch made goes, and may appear with the next."""
+        assert self._start is not None
+        found = self._files.stat(self._path, op="recorder.look")
+        if found is not None and (found.device, found.inode) == self._identity:
+            if found.size > self._reach:
+                raise self._lost(f"is {found.size} bytes long: somebody else wrote to it")
+            self._files.remove(self._path, op="recorder.undo")
+        self._drop()
+        self._identity, self._name_synced = None, True
+        self._next, self._keys = self._start.ordinal, Keys()
+        self._stands_at(0)
+
+    # --- open ----------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Recover the tail by the decision table, and learn where the stream stands."""
         fd = self._files.open_append(self._path, op="recorder.open")
         try:
-            self._recover(fd)
+            numbered, size = self._recover(fd)
+            source = PlainSource(fd, self._files.fstat(fd, op="recorder.stat"), self._files)
+            self._learn(source, size, numbered=numbered)
+            if self._start is None:
+                self._files.remove(self._beside, op="recorder.create")
         except BaseException:
-            self._files.close(fd, op="recorder.close")
+            with contextlib.suppress(OSError):
+                self._files.close(fd, op="recorder.close")
             raise
+        self._fd, self._identity = fd, (source.stat.device, source.stat.inode)
+        self._stands_at(size)
 
-    def _recover(self, fd: int) -> None:
+    def _recover(self, fd: int) -> tuple[bool, int]:
+        """Mend the tail; whether the stream is numbered, and where it ends now."""
         source = PlainSource(fd, self._files.fstat(fd, op="recorder.stat"), self._files)
         size = source.stat.size
-        meta, numbered = self._meta(source)
-        tail_start, tail = self._tail(source, size)
-        decision = decide(Facts(meta, tail, self._owned))
-        match decision:
+        seen = examine(source, owned=self._owned, options=self._options)
+        match decision := decide(seen.facts):
             case Decision.REFUSE_FOREIGN | Decision.REFUSE_UNKNOWN:
                 raise RolloutUnusable(
                     f"The rollout {self._path} cannot be appended to: {decision.value}.",
@@ -412,106 +538,56 @@ class Recorder:
                     path=self._path,
                 )
             case Decision.TRIM:
-                self._set_aside(source.read_at(tail_start, size - tail_start), tail_start)
-                self._files.truncate(fd, tail_start, op="recorder.trim")
+                self._set_aside(source, seen.tail_start)
+                size = seen.tail_start
+                self._files.truncate(fd, size, op="recorder.trim")
                 self._files.sync(fd, op="recorder.sync")
-                size = tail_start
             case Decision.CLOSE:
                 self._write_whole(fd, b"\n")
                 self._files.sync(fd, op="recorder.sync")
                 size += 1
-            case Decision.START | Decision.KEEP:
+            case Decision.KEEP:
                 pass
-        self._take(fd)
-        self._next = 0 if numbered else None
-        self._end = self._acknowledged = self._synced = size
-        self._unsynced.clear()
-        self._learn(PlainSource(fd, self._files.fstat(fd, op="recorder.stat"), self._files))
+        return seen.numbered, size
 
-    def _meta(self, source: PlainSource) -> tuple[Meta, bool]:
-        """Whether there is a session_meta, and whether the stream is numbered: its first record tells."""
-        for found in records(source, 0, None, self._options):
-            if isinstance(found, Located):
-                whole = found.record.type == "session_meta"
-                return (Meta.WHOLE if whole else Meta.GONE), found.record.ordinal is not None
-        return Meta.NEW, self._next is not None
-
-    def _tail(self, source: PlainSource, size: int) -> tuple[int, Tail]:
-        for offset, line, terminated in lines_backwards(source, size, self._options):
-            if terminated:
-                return size, Tail.NONE
-            if not line.strip(b"\0"):
-                return offset, Tail.NUL if line else Tail.NONE
-            try:
-                decode(line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line)
-            except Rejected as rejected:
-                return offset, Tail.TORN if rejected.look == "torn" else Tail.FOREIGN
-            return offset, Tail.WHOLE
-        return size, Tail.NONE
-
-    def _learn(self, source: PlainSource) -> None:
+    def _learn(self, source: PlainSource, end: int, *, numbered: bool) -> None:
         """The next ordinal, from the last record that can be read and has one, and the keys of the last records."""
-        self._keys.clear()
-        seen, last = 0, None
-        for offset, line, _ in lines_backwards(source, self._end, self._options):
+        found: list[Keyed | None] = []
+        last: int | None = None
+        for offset, line, _ in lines_backwards(source, end, self._options):
             try:
                 record = decode(line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line)
             except Rejected:
                 continue
             last = record.ordinal if last is None else last
-            self._remember(line)
-            seen += 1
-            if seen >= KEYS_KEPT and (last is not None or self._next is None):
+            if len(found) < RECORDS_KEPT:
+                found.append(keyed_of(line))
+            elif last is not None or not numbered:
                 break
-        if self._next is not None:
-            self._next = 0 if last is None else last + 1
+        self._keys = Keys()
+        self._keys.note(found[::-1])
+        self._next = (0 if last is None else last + 1) if numbered else None
 
-    def _remember(self, line: bytes) -> None:
-        if b'"key":"' not in line:
-            return
-        try:
-            record = msgspec.json.decode(line, type=KeyedRecord)
-        except msgspec.DecodeError:
-            return
-        key, _, place = (record.key or "").rpartition("#")
-        index, _, count = place.partition("/")
-        if key and index.isdigit() and count.isdigit():
-            content = record.type.encode() + b"\0" + bytes(record.payload)
-            self._keys.setdefault(key, []).append(_Keyed(int(index), int(count), content))
-            while len(self._keys) > KEYS_KEPT:
-                del self._keys[next(iter(self._keys))]
-
-    def _not_written_yet(self, key: str, items: Sequence[Item]) -> list[tuple[int, Item]]:
-        if "#" in key or not key:
-            raise KeyConflict(
-                f"{key!r} cannot be a key.", hint="Use text without # that is not empty.", path=self._path
-            )
-        there = {each.place: each for each in self._keys.get(key, [])}
-        for each in there.values():
-            item = items[each.place] if each.place < len(items) else None
-            if each.places != len(items) or item is None or each.content != item.type.encode() + b"\0" + item.payload:
-                raise KeyConflict(
-                    f"The key {key!r} was used for other content.",
-                    hint="Use a new key for a new batch.",
-                    path=self._path,
-                )
-        return [(index, item) for index, item in enumerate(items) if index not in there]
-
-    def _set_aside(self, data: bytes, offset: int) -> None:
+    def _set_aside(self, source: PlainSource, start: int) -> None:
         """Keep what is trimmed, before it is."""
         self._files.ensure_folder(self._quarantine, op="recorder.quarantine")
-        name = f"{os.path.basename(self._path)}.{offset}.{self._clock.wall_ms()}.tail"
-        fd = self._files.create(f"{self._quarantine}/{name}", op="recorder.quarantine")
+        name = f"{self._quarantine}/{os.path.basename(self._path)}.{start}.{self._clock.wall_ms()}.tail"
+        self._files.remove(f"{name}.tmp", op="recorder.quarantine")
+        fd = self._files.create(f"{name}.tmp", op="recorder.quarantine")
         try:
-            self._write_whole(fd, data)
+            while data := source.read_at(start, self._options.block_bytes):
+                self._write_whole(fd, data)
+                start += len(data)
             self._files.sync(fd, op="recorder.quarantine")
         finally:
             self._files.close(fd, op="recorder.quarantine")
+        self._files.rename(f"{name}.tmp", name, op="recorder.quarantine")
         self._files.sync_folder(self._quarantine, op="recorder.quarantine")
+        self._files.sync_folder(os.path.dirname(self._quarantine), op="recorder.quarantine")
 
-    def _take(self, fd: int) -> None:
-        found = self._files.fstat(fd, op="recorder.stat")
-        self._fd, self._identity = fd, (found.device, found.inode)
+    def _stands_at(self, size: int) -> None:
+        self._end = self._reach = self._acknowledged = self._synced = size
+        self._unsynced.clear()
 
     def _drop(self) -> None:
         if self._fd is not None:
@@ -520,9 +596,10 @@ class Recorder:
             self._fd = None
 
 
-def _failed(what: str, path: str, error: OSError) -> AppendFailed:
+def _failed(what: str, path: str, error: BaseException | None) -> AppendFailed:
+    reason = getattr(error, "strerror", None) or (str(error) or repr(error) if error is not None else "a sync failed")
     return AppendFailed(
-        f"{path} could not be {what}: {error.strerror}.",
+        f"{path} could not be {what}: {reason}.",
         hint="Make room or mend the disk, then append again: nothing acknowledged is lost.",
         path=path,
     )
