@@ -552,8 +552,12 @@ def test_a_title_cannot_move_the_cursor_nor_reorder_the_line(run: Run, home: Pat
 
 
 def test_markup_in_a_title_is_text(run: Run, home: Path) -> None:
-    write_thread(home, NOBODY, day=8, cwd="/srv", source="cli", provider="openai", says="[red]x[/] :smile: [/nope]")
-    assert "[red]x[/] :smile: [/nope]" in run("--home", home, "threads", "list").out
+    write_thread(
+        home, NOBODY, day=8, cwd="/srv/[red]y", source="cli", provider="openai", says="[red]x[/] :smile: [/nope]"
+    )
+    shown = run("--home", home, "threads", "list").out
+    assert "[red]x[/] :smile: [/nope]" in shown
+    assert "[red]y" in shown
 
 
 def test_the_path_of_a_home_that_is_not_utf8_comes_through_json(run: Run, home: Path, tmp_path: Path) -> None:
