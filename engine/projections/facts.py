@@ -1,35 +1,39 @@
 """The facts projection: what was decided about threads from outside of their conversation.
 
-Two streams, each with tables of its own: the journal, and the `session_index.jsonl` in which the Codex CLI keeps names.
-Both are small, and their records set columns of one row a thread, so a catch-up applies what is new behind the watermark
-in one transaction with it. A stream that was rewritten is applied anew. An answer takes the later of two records.
+Two streams, each with a table of its own: the journal, and the `session_index.jsonl` in which the Codex CLI keeps names.
+Their records set columns of one row a thread, so a catch-up applies what is new in one transaction with the note of what
+was followed (`fact_streams`), by compare-and-swap on the old note: however many processes catch up, each effect comes
+once and in the journal's order. A stream that is not what was followed (a segment rewritten, gone, or back) is applied
+anew, in one transaction. An answer takes the later of two records.
 
 Kinds of the journal are `home_event.<tag>`; a tag that is not known here is kept in the journal and passed over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from engine.clock import Clock
 from engine.events.record import time_ms
 from engine.options import Options
-from engine.stores import watermarks
 from engine.stores.digests import BLOCK_BYTES, tail_digest
 from engine.stores.files import Files
 from engine.stores.journal import Journal
 from engine.stores.layout import Home, is_id
-from engine.stores.rollouts import Damage, Located, PlainSource, records
+from engine.stores.rollouts import Located, PlainSource, blocks, line_of, records
 from engine.stores.sqlite import Database, Transaction, Value
-from engine.stores.watermarks import History, Watermark, chain_at, judge_history
+from engine.stores.watermarks import History, Watermark, judge_history, resume_chain
 
 SESSION_INDEX = "session_index.jsonl"
 VERSION = 1
-_JOURNAL = "facts"
-_INDEX = "index_names"
+LOST_SWAPS_MAX = 3
+"""How often a stream is read again because somebody else was faster; then it is read where nobody can come between."""
+
+_OPEN_END = b"open"
+"""State of a watermark whose last line counts and has no LF yet: when more comes, the stream is applied anew."""
 
 NAMED = "thread_named"
 MEMORY_MODE_SET = "memory_mode_set"
@@ -38,6 +42,10 @@ ARCHIVE_DONE = "archive_done"
 DISMISSED = "thread_dismissed"
 ERASED = "thread_erased"
 
+_Values = dict[str, Value]
+_Effects = dict[tuple[str, str], _Values]
+"""The last effect of each statement on each thread."""
+
 
 class _Index(msgspec.Struct):
     """A line of the session index."""
@@ -45,6 +53,31 @@ class _Index(msgspec.Struct):
     id: str
     thread_name: str
     updated_at: str | None = None
+
+
+class _Followed(msgspec.Struct, frozen=True, array_like=True):
+    """How far one file of a stream was followed."""
+
+    name: str
+    mark: Watermark
+
+
+class _Stream(NamedTuple):
+    """One of the two streams. `names` are its files, oldest first."""
+
+    key: str
+    folder: str
+    names: Callable[[], list[str]]
+    clear: str
+    read: Callable[[PlainSource, int, _Effects, Options], tuple[int, bytes]]
+
+
+class _Step(NamedTuple):
+    """What a catch-up would do."""
+
+    anew: bool
+    effects: _Effects
+    followed: list[_Followed]
 
 
 class Facts:
@@ -59,148 +92,211 @@ class Facts:
         self._options = options
         self._clock = clock
         self._files = files
+        self._streams = (
+            _Stream("journal", f"{home.state}/journal", self._segments, "DELETE FROM facts", _read_journal),
+            _Stream("session_index", home.path, self._index, "DELETE FROM index_names", _read_index),
+        )
 
     def catch_up(self) -> None:
-        """Apply what both streams hold beyond their watermarks; a stat each where nothing is new."""
-        segments = [str(segment) for segment in self._journal.segments()]
-        streams = [*segments, f"{self._home.path}/{SESSION_INDEX}"]
-        with self.database.read() as transaction:
-            marks = watermarks.load(transaction, streams)
-        for segment in segments:
-            if self._follow(segment, _JOURNAL, marks.get(segment, {}).get(_JOURNAL)):
-                self._apply_anew(segments)
-                break
-        index = streams[-1]
-        if self._follow(index, _INDEX, marks.get(index, {}).get(_INDEX)):
-            self._follow(index, _INDEX, None, clear="DELETE FROM index_names")
+        """Apply what both streams hold beyond what was followed; a stat a file where nothing is new."""
+        for stream in self._streams:
+            self._follow(stream)
 
     def rebuild(self) -> None:
         """Apply both streams from their beginning."""
+        for stream in self._streams:
+            with self.database.write() as transaction:
+                step = self._from_start(stream, stream.names())
+                _write(transaction, stream, step)
+
+    def _segments(self) -> list[str]:
+        return [segment.rpartition("/")[2] for segment in self._journal.segments()]
+
+    def _index(self) -> list[str]:
+        there = self._files.stat(f"{self._home.path}/{SESSION_INDEX}", op="facts.stat") is not None
+        return [SESSION_INDEX] if there else []
+
+    def _follow(self, stream: _Stream) -> None:
+        for _ in range(LOST_SWAPS_MAX):
+            with self.database.read() as transaction:
+                followed = _load(transaction, stream)
+            step = self._next(stream, followed)
+            if step is None:
+                return
+            with self.database.write() as transaction:
+                if _load(transaction, stream) == followed:
+                    _write(transaction, stream, step)
+                    return
         with self.database.write() as transaction:
-            transaction.run(
-                "DELETE FROM watermarks WHERE projection IN (:journal, :index)", {"journal": _JOURNAL, "index": _INDEX}
-            )
-            transaction.run("DELETE FROM facts")
-            transaction.run("DELETE FROM index_names")
-        self.catch_up()
+            step = self._next(stream, _load(transaction, stream))
+            if step is not None:
+                _write(transaction, stream, step)
 
-    def _apply_anew(self, segments: Iterable[str]) -> None:
-        """The journal is not what was followed (an erasure): its facts are made again from its first record."""
-        clear: str | None = "DELETE FROM facts"
-        for segment in segments:
-            self._follow(segment, _JOURNAL, None, clear=clear)
-            clear = None
+    def _next(self, stream: _Stream, followed: Sequence[_Followed]) -> _Step | None:
+        """What is to be applied behind what was followed, or None: nothing, or a newer engine's business."""
+        if any(each.mark.version > VERSION for each in followed):
+            return None
+        names = stream.names()
+        changed = [each for each in followed if not self._is_current(stream, each)]
+        if not changed and names == [each.name for each in followed]:
+            return None
+        # Only the last file that was followed may have grown: an older one that changed is another history.
+        if names[: len(followed)] == [each.name for each in followed] and all(each is followed[-1] for each in changed):
+            step = self._go_on(stream, names, followed)
+            if step is not None:
+                return step
+        return self._from_start(stream, names)
 
-    def _follow(self, path: str, projection: str, mark: Watermark | None, *, clear: str | None = None) -> bool:
-        """Apply one stream from its watermark; whether its history is another, and nothing was applied."""
-        stat = self._files.stat(path, op="facts.stat")
-        if stat is None or (mark is not None and mark.version == VERSION and mark.stat == stat):
-            return False
-        with self._files.reading(path, op="facts.read") as fd:
+    def _is_current(self, stream: _Stream, each: _Followed) -> bool:
+        stat = self._files.stat(f"{stream.folder}/{each.name}", op="facts.stat")
+        return each.mark.version == VERSION and each.mark.stat == stat
+
+    def _go_on(self, stream: _Stream, names: Sequence[str], followed: Sequence[_Followed]) -> _Step | None:
+        """The files from the last that was followed on; None where that one is not what it was."""
+        step = _Step(anew=False, effects={}, followed=list(followed[:-1]))
+        for name in names[len(step.followed) :]:
+            mark = followed[-1].mark if followed and name == followed[-1].name else None
+            now = self._read(stream, name, mark, step.effects)
+            if now is None:
+                return None
+            step.followed.append(_Followed(name, now))
+        return step
+
+    def _from_start(self, stream: _Stream, names: Sequence[str]) -> _Step:
+        step = self._go_on(stream, names, [])
+        assert step is not None
+        return step._replace(anew=True)
+
+    def _read(self, stream: _Stream, name: str, mark: Watermark | None, effects: _Effects) -> Watermark | None:
+        """Gather the effects of one file behind its watermark, and where it ends; None where its history is another."""
+        with self._files.reading(f"{stream.folder}/{name}", op="facts.read") as fd:
             source = PlainSource(fd, self._files.fstat(fd, op="facts.stat"), self._files)
-            if mark is not None and (mark.version != VERSION or judge_history(source, mark) is not History.SAME):
-                return True
+            if mark is not None and (
+                mark.version != VERSION or mark.state or judge_history(source, mark) is not History.SAME
+            ):
+                return None
             start = 0 if mark is None else mark.offset
-            effects, end = _effects(source, start, projection, self._options)
+            end, state = stream.read(source, start, effects, self._options)
+            chain = resume_chain(source, mark)
+            for at in range(start, end, BLOCK_BYTES):
+                data = source.read_at(at, min(BLOCK_BYTES, end - at))
+                chain.feed(data, 0, len(data))
             tail_start = max(0, end - BLOCK_BYTES)
             tail = tail_digest(source.read_at(tail_start, end - tail_start))
-            now = Watermark(VERSION, end, None, chain_at(source, end).digest, tail, source.stat, b"")
-        with self.database.write() as transaction:
-            stored = watermarks.load(transaction, [path]).get(path, {}).get(projection)
-            if clear is None and stored != mark:
-                return False  # somebody else applied it meanwhile
-            if clear is not None:
-                transaction.run(clear)
-            for sql, values in effects:
-                transaction.run(sql, values)
-            watermarks.advance(transaction, [(path, projection, now)])
-        return False
+            return Watermark(VERSION, end, None, chain.digest, tail, source.stat, state)
 
 
-def _effects(
-    source: PlainSource, start: int, projection: str, options: Options
-) -> tuple[list[tuple[str, dict[str, Value]]], int]:
-    """The statements of all whole lines from `start` on, and where the last of them ends."""
-    effects: list[tuple[str, dict[str, Value]]] = []
+def _load(transaction: Transaction, stream: _Stream) -> list[_Followed]:
+    row = transaction.row("SELECT followed FROM fact_streams WHERE stream = :stream", {"stream": stream.key})
+    return [] if row is None else msgspec.msgpack.decode(row[0], type=list[_Followed])
+
+
+def _write(transaction: Transaction, stream: _Stream, step: _Step) -> None:
+    if step.anew:
+        transaction.run(stream.clear)
+    for (sql, _), values in step.effects.items():
+        transaction.run(sql, values)
+    transaction.run(
+        """INSERT INTO fact_streams (stream, followed) VALUES (:stream, :followed)
+           ON CONFLICT (stream) DO UPDATE SET followed = excluded.followed""",
+        {"stream": stream.key, "followed": msgspec.msgpack.encode(step.followed)},
+    )
+
+
+def _read_journal(source: PlainSource, start: int, effects: _Effects, options: Options) -> tuple[int, bytes]:
+    """Gather the effects of all lines with an LF; where the last of them ends."""
     end = start
-    if projection == _INDEX:
-        for line, stop in _lines(source, start):
-            effects.extend(_index_effect(line))
-            end = stop
-        return effects, end
     for found in records(source, start, None, options):
-        if isinstance(found, Damage) and not found.terminated:
+        if found.offset + found.length >= source.stat.size:
             break
         end = found.offset + found.length + 1
         if isinstance(found, Located):
-            effects.extend(_journal_effect(found))
-    return effects, end
+            _gather_journal(found, effects)
+    return end, b""
 
 
-def _lines(source: PlainSource, start: int) -> Iterator[tuple[bytes, int]]:
-    """Lines of the index; a last one without its LF counts when it is JSON, and is read again when more comes."""
-    data = source.read_at(start, source.stat.size - start)
-    at = 0
-    while at < len(data):
-        stop = data.find(b"\n", at)
-        if stop < 0:
-            yield data[at:], start + at
-            return
-        yield data[at:stop], start + stop + 1
-        at = stop + 1
+def _read_index(source: PlainSource, start: int, effects: _Effects, options: Options) -> tuple[int, bytes]:
+    """Gather the names of all lines; the last one counts without its LF, and is not followed yet."""
+    end = start
+    for block in blocks(source, start, None, options):
+        at = 0
+        while at < block.end and not block.passed:
+            stop = block.data.find(b"\n", at, block.end)
+            stop = block.end if stop < 0 else stop
+            _gather_index(line_of(block, at, stop), effects)
+            at = stop + 1
+        if not block.terminated:
+            return block.offset, _OPEN_END
+        end = block.offset + block.length
+    return end, b""
 
 
-def _index_effect(line: bytes) -> Iterator[tuple[str, dict[str, Value]]]:
+def _gather_index(line: bytes, effects: _Effects) -> None:
     try:
         entry = msgspec.json.decode(line, type=_Index)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     if is_id(entry.id):
-        values: dict[str, Value] = {
-            "thread_id": entry.id.lower(),
+        thread_id = entry.id.lower()
+        effects[_SET_INDEX_NAME, thread_id] = {
+            "thread_id": thread_id,
             "name": entry.thread_name.strip(),
             "at_ms": time_ms(entry.updated_at) or 0,
         }
-        yield _SET_INDEX_NAME, values
 
 
-def _journal_effect(found: Located) -> Iterator[tuple[str, dict[str, Value]]]:
+def _gather_journal(found: Located, effects: _Effects) -> None:
+    if found.record.type != "home_event":
+        return
     try:
         payload = msgspec.json.decode(found.record.payload, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return
     thread_id = payload.get("thread_id")
     effect = _EFFECTS.get(str(payload.get("type")))
-    if found.record.type == "home_event" and effect is not None and isinstance(thread_id, str) and is_id(thread_id):
-        sql, more = effect(payload)
-        yield sql, {"thread_id": thread_id.lower(), "at_ms": time_ms(found.record.timestamp) or 0, **more}
+    if effect is None or not isinstance(thread_id, str) or not is_id(thread_id):
+        return
+    sql, more = effect(payload)
+    thread_id = thread_id.lower()
+    values = {"thread_id": thread_id, "at_ms": time_ms(found.record.timestamp) or 0, **more}
+    before = effects.get((sql, thread_id))
+    effects[sql, thread_id] = values if sql != _ARCHIVE or before is None else _archive_after(before, values)
+
+
+def _archive_after(before: _Values, now: _Values) -> _Values:
+    """Two steps of a move as one: the time is that of its beginning."""
+    if now["begun"]:
+        return now
+    if before["archived"] == now["archived"]:
+        return {**now, "at_ms": before["at_ms"], "begun": before["begun"]}
+    return {**now, "begun": 1}
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _named(payload: Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
+def _named(payload: Mapping[str, Any]) -> tuple[str, _Values]:
     return _upsert("name", "name_at_ms"), {"name": _text(payload.get("name"))}
 
 
-def _memory_mode(payload: Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
+def _memory_mode(payload: Mapping[str, Any]) -> tuple[str, _Values]:
     return _upsert("memory_mode", "memory_mode_at_ms"), {"memory_mode": _text(payload.get("memory_mode"))}
 
 
-def _archive_begun(payload: Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
-    return _ARCHIVE, {"archived": int(bool(payload.get("archived"))), "pending": 1}
+def _archive_begun(payload: Mapping[str, Any]) -> tuple[str, _Values]:
+    return _ARCHIVE, {"archived": int(bool(payload.get("archived"))), "begun": 1, "pending": 1}
 
 
-def _archive_done(payload: Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
-    return _ARCHIVE, {"archived": int(bool(payload.get("archived"))), "pending": 0}
+def _archive_done(payload: Mapping[str, Any]) -> tuple[str, _Values]:
+    return _ARCHIVE, {"archived": int(bool(payload.get("archived"))), "begun": 0, "pending": 0}
 
 
-def _dismissed(_: Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
+def _dismissed(_: Mapping[str, Any]) -> tuple[str, _Values]:
     return _upsert("dismissed_at_ms"), {}
 
 
-def _erased(_: Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
+def _erased(_: Mapping[str, Any]) -> tuple[str, _Values]:
     return _upsert("erased_at_ms"), {}
 
 
@@ -214,7 +310,7 @@ def _upsert(*columns: str) -> str:
     )
 
 
-_EFFECTS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Value]]]] = {
+_EFFECTS: dict[str, Callable[[Mapping[str, Any]], tuple[str, _Values]]] = {
     NAMED: _named,
     MEMORY_MODE_SET: _memory_mode,
     ARCHIVE_BEGUN: _archive_begun,
@@ -225,9 +321,10 @@ _EFFECTS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Value]]]]
 
 _ARCHIVE = """
     INSERT INTO facts (thread_id, archived, archived_at_ms, archive_pending)
-    VALUES (:thread_id, :archived, :at_ms, :pending)
+    VALUES (:thread_id, :archived, iif(:archived, :at_ms, NULL), :pending)
     ON CONFLICT (thread_id) DO UPDATE SET archived = excluded.archived, archive_pending = excluded.archive_pending,
-    archived_at_ms = iif(:pending, excluded.archived_at_ms, coalesce(facts.archived_at_ms, excluded.archived_at_ms))
+    archived_at_ms = iif(:begun OR NOT :archived, excluded.archived_at_ms,
+                         coalesce(facts.archived_at_ms, excluded.archived_at_ms))
 """
 
 _SET_INDEX_NAME = """

@@ -8,6 +8,7 @@ removed or changed but by `erase`. Reading needs no lock and stops at the last L
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -136,10 +137,10 @@ class Journal:
 
     def _sync_folders(self) -> None:
         """The journal's, and those above it, which may be as new."""
-        folder = self._folder
-        for _ in range(3):
-            self._files.sync_folder(folder, op="journal.sync_folder")
-            folder = os.path.dirname(folder)
+        self._files.sync_folder(self._folder, op="journal.sync_folder")
+        for folder in (os.path.dirname(self._folder), os.path.dirname(os.path.dirname(self._folder))):
+            with contextlib.suppress(PermissionError):  # a folder that may be passed through and not be listed
+                self._files.sync_folder(folder, op="journal.sync_folder")
 
     def _open(self, path: str, *, is_new: bool) -> int:
         if is_new and self._files.stat(path, op="journal.stat") is None:

@@ -21,3 +21,10 @@ CREATE TABLE index_names (
     name       TEXT    NOT NULL,
     name_at_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- How far the two streams were followed, file by file (msgpack of name and watermark).
+CREATE TABLE fact_streams (
+    stream   TEXT NOT NULL PRIMARY KEY,
+    followed BLOB NOT NULL,
+    CONSTRAINT fact_streams_stream CHECK (stream IN ('journal', 'session_index'))
+) STRICT, WITHOUT ROWID;
