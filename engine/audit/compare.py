@@ -280,6 +280,9 @@ def _identity_findings(found: Found, state: ThreadState, lines: Lines) -> Iterat
     elif not state.identified:
         message = "its session_meta is gone; the thread is listed under the id in its file name"
         yield finding("missing_meta", message, offset=0, **where)
+    elif lines.first_type != "session_meta":
+        message = "it does not begin with its session_meta; a later one says who the thread is"
+        yield finding("missing_meta", message, offset=0, **where)
     if state.thread_id != found.name.thread_id:
         yield finding(
             "id_differs",

@@ -35,9 +35,10 @@ class NumberTrouble:
 
 @dataclass(slots=True)
 class Lines:
-    """What was seen. `kinds` is filled by a deep look only."""
+    """What was seen. `first_type` is of the first record; `kinds` is filled by a deep look only."""
 
     records: int = 0
+    first_type: str | None = None
     bytes: int = 0
     damage: list[Damage] = field(default_factory=list)
     numbers: list[NumberTrouble] = field(default_factory=list)
@@ -78,7 +79,7 @@ def _look_by_sight(block: Block, lines: Lines, numbers: _Numbers) -> None:
     data = block.data
     suspicious = not block.terminated or not _is_text(data, block.end) or _GLUE in data or b"\0" in data
     for start, stop in _spans(block):
-        if not suspicious and is_canonical(data, start, stop) and data[stop - 1 : stop] in (b"}", b"\r"):
+        if not suspicious and lines.records and is_canonical(data, start, stop) and data[stop - 1 : stop] in (b"}", b"\r"):
             lines.records += 1
             numbers.take(block.offset + start, canonical_ordinal(data, start))
         else:
@@ -108,8 +109,9 @@ def _take(block: Block, start: int, stop: int, lines: Lines, numbers: _Numbers) 
         return None
     if found is None:
         return None
-    lines.records += 1
     record: Record[object] = found.record  # type: ignore[assignment]
+    lines.first_type = record.type if lines.records == 0 else lines.first_type
+    lines.records += 1
     numbers.take(found.offset, record.ordinal)
     return found
 
