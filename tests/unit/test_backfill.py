@@ -203,6 +203,23 @@ def test_a_file_replaced_by_another_history_of_the_same_size_is_found_and_told(o
     opened.as_fresh(tmp_path / "fresh")
 
 
+def test_an_edited_copy_is_found_though_its_last_64_kib_are_the_same(tmp_path: Path) -> None:
+    """300 KB, another inode, one byte near the beginning: only the digest of the whole can tell."""
+    home = tmp_path / "home"
+    (thread,) = make_home(home, HomePlan(threads=1, bytes_min=300_000, bytes_max=300_000, archived=0.0, reverted=0.0))
+    full = home / thread.path
+    with engine.open(str(home)) as opened:
+        opened.backfill()
+        expected = DAMAGES["rewritten-first-message"](home, thread, Random(2))
+        shutil.copy2(full, tmp_path / "copy")
+        os.replace(tmp_path / "copy", full)
+        append_turns(home, thread)
+        opened.backfill()
+        assert opened.threads.get(thread.id).first_user_message == expected.row["first_user_message"]
+        assert opened.status().counters["divergences"] == 1
+        assert opened.audit().findings == []
+
+
 def test_a_renamed_file_leaves_no_old_row(opened: Opened, tmp_path: Path) -> None:
     """Another day's folder and another time in the name, the same thread: one row, the new path."""
     thread = opened.made[2]
@@ -320,6 +337,21 @@ def test_the_same_thread_in_two_files_is_listed_once(opened: Opened, tmp_path: P
     assert [row.id for row in opened.engine.threads.list(limit=0).threads].count(thread.id) == 1
     assert opened.engine.threads.fetch(thread.id).records == expected.good_records
     opened.as_fresh(tmp_path / "fresh")
+
+
+def test_a_thread_whose_newest_rollout_is_deleted_is_shown_by_the_one_before(tmp_path: Path) -> None:
+    """A reverted thread has two: what is there goes before what is gone."""
+    home = tmp_path / "home"
+    made = make_home(home, HomePlan(threads=8, bytes_max=9_000, archived=0.0, reverted=0.3))
+    thread = next(each for each in made if each.older_paths)
+    with engine.open(str(home)) as opened:
+        opened.backfill()
+        assert opened.threads.get(thread.id).rollout_path == f"{home}/{thread.path}"
+        (home / thread.path).unlink()
+        opened.backfill()
+        row = opened.threads.get(thread.id)
+        assert (row.rollout_path, row.missing) == (f"{home}/{thread.older_paths[0]}", False)
+        assert opened.backfill().threads == 8
 
 
 def test_a_deleted_file_keeps_its_row_as_missing_and_is_not_counted_again(opened: Opened) -> None:
