@@ -19,7 +19,11 @@ _ANSWERS: dict[str, object] = {"read_small": None, "read_all": None, "read_link"
 """What methods that never raise answer where the operating system fails."""
 
 _ABSENT_IS_NONE = frozenset({"stat", "kind", "remove"})
-_OPENERS = frozenset({"open_read", "open_lock"})
+_OPENERS = frozenset({"open_read", "open_lock", "open_append", "open_update", "create"})
+_WRITES = frozenset({"write", "pwrite"})
+
+SHORT = -1
+"""A fault of `FaultyFiles`: a write takes half of its bytes, and says so; other calls pass."""
 
 
 class Call(NamedTuple):
@@ -78,20 +82,25 @@ class RecordingFiles:
         with self._lock:
             number = len(self.calls)
             self.calls.append(Call(name, op, path))
-        answer = self._around(number, Call(name, op, path), lambda: real(*args, op=op, **named))
+
+        def proceed(*others: Any) -> Any:
+            return real(*(others or args), op=op, **named)
+
+        answer = self._around(number, Call(name, op, path), args, proceed)
         if name in _OPENERS:
             self._paths[answer] = str(path)
         return answer
 
-    def _around(self, number: int, call: Call, proceed: Callable[[], Any]) -> Any:
+    def _around(self, number: int, call: Call, args: Sequence[Any], proceed: Callable[..., Any]) -> Any:
+        """Make the call; `proceed` takes other arguments instead of its own."""
         return proceed()
 
 
 class FaultyFiles(RecordingFiles):
     """Fails calls as `fault` says, and passes on the others.
 
-    `fault` is given the number of the call (from 0, since the last `forget`) and the call, and answers an errno, or None
-    to let it pass. `struck` are the calls that failed.
+    `fault` is given the number of the call (from 0, since the last `forget`) and the call, and answers an errno, `SHORT`, or
+    None to let it pass. `struck` are the calls that failed.
     """
 
     def __init__(self, files: Any, fault: Callable[[int, Call], int | None]) -> None:
@@ -99,11 +108,14 @@ class FaultyFiles(RecordingFiles):
         self._fault = fault
         self.struck: list[Call] = []
 
-    def _around(self, number: int, call: Call, proceed: Callable[[], Any]) -> Any:
+    def _around(self, number: int, call: Call, args: Sequence[Any], proceed: Callable[..., Any]) -> Any:
         errno = self._fault(number, call)
-        if errno is None:
+        if errno is None or (errno == SHORT and call.name not in _WRITES):
             return proceed()
         self.struck.append(call)
+        if errno == SHORT:
+            fd, data, *rest = args
+            return proceed(fd, data[: (len(data) + 1) // 2], *rest)
         if call.name == "close":
             proceed()
         if call.name in _ANSWERS:
