@@ -22,7 +22,7 @@ from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode
 from engine.options import Options
 from engine.stores.digests import BLOCK_BYTES
 from engine.stores.files import Files, FileStat
-from engine.stores.frames import ends_whole
+from engine.stores.frames import FramedSource, ends_whole, read_table
 
 if TYPE_CHECKING:
     from zstandard import ZstdDecompressionReader
@@ -90,7 +90,10 @@ def open_source(path: str, *, compressed: bool, files: Files, options: Options) 
     fd = files.open_read(path, op="rollout.open")
     try:
         stat = files.fstat(fd, op="rollout.stat")
-        return CompressedSource(fd, stat, files, options) if compressed else PlainSource(fd, stat, files)
+        if not compressed:
+            return PlainSource(fd, stat, files)
+        frames = read_table(lambda at, size: files.pread(fd, size, at, op="rollout.read"), stat.size)
+        return CompressedSource(fd, stat, files, options) if frames is None else FramedSource(fd, stat, frames, files)
     except BaseException:
         files.close(fd, op="rollout.close")
         raise
