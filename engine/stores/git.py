@@ -5,7 +5,14 @@ A folder outside of a repository, or one that git cannot read, has no facts; tha
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pygit2.repository import Repository
+
+_SECRET = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/@\s]*:[^/@\s]*@|^(https?://)[^/@\s]*@", re.IGNORECASE)
+"""A name with a password, or for HTTP a name alone, which may be a token."""
 
 
 class GitFacts(NamedTuple):
@@ -22,17 +29,33 @@ def git_facts(folder: str) -> GitFacts | None:
 
     try:
         where = pygit2.discover_repository(folder)
-        if where is None:
-            return None
-        repository = pygit2.Repository(where)
-        if repository.head_is_unborn:
-            return GitFacts(None, None, _origin(repository))
-        branch = None if repository.head_is_detached else repository.head.shorthand
-        return GitFacts(str(repository.head.target), branch, _origin(repository))
+        repository = None if where is None else pygit2.Repository(where)
     except (pygit2.GitError, KeyError, ValueError, OSError):
         return None
+    if repository is None:
+        return None
+    facts: list[str | None] = []
+    for ask in (_commit, _branch, _origin):
+        try:
+            facts.append(ask(repository))
+        except (pygit2.GitError, KeyError, ValueError, OSError):  # one odd name or a broken ref hides that fact alone
+            facts.append(None)
+    repository.free()
+    return GitFacts(*facts)
 
 
-def _origin(repository: object) -> str | None:
-    remotes = {remote.name: remote.url for remote in repository.remotes}  # type: ignore[attr-defined]
-    return remotes.get("origin") or next(iter(remotes.values()), None)
+def _commit(repository: Repository) -> str | None:
+    return None if repository.head_is_unborn else str(repository.head.target)
+
+
+def _branch(repository: Repository) -> str | None:
+    if repository.head_is_unborn or repository.head_is_detached:
+        return None
+    return repository.head.shorthand
+
+
+def _origin(repository: Repository) -> str | None:
+    """Where `origin` is fetched from, else the first remote; None without any. A password in it is left out."""
+    urls = {remote.name: remote.url for remote in repository.remotes}
+    url = urls.get("origin") or next(iter(urls.values()), None)
+    return url and _SECRET.sub(r"\1\2", url)

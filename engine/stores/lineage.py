@@ -1,8 +1,9 @@
 """What a forked or reverted thread reads: its own rollout, and before it the part of its base that it goes on from.
 
 `history_base` names a rollout, the ordinal where the base's part ends and the byte where it ends; nothing is copied. The
-chain is followed to the rollout without a base. A base that is missing, that is shorter than the place named, or that
-leads back to itself is `LineageBroken`: what can be read of the rest is still read by those who ask for the own part only.
+chain is followed to the rollout without a base. A base that is missing, that is shorter than the place named, that has no
+line's end there, or that leads back to itself is `LineageBroken`: what can be read of the rest is still read by those who
+ask for the own part only. Bases may be archived or compressed, also since they were found.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from typing import NamedTuple
 
 from engine.errors import LineageBroken
 from engine.events.payloads import SessionMeta
-from engine.events.record import Rejected, decode_as
+from engine.events.record import BYTE_ORDER_MARK, Rejected, decode_as
 from engine.options import Options
 from engine.stores.files import Files
-from engine.stores.layout import Found, Home
+from engine.stores.layout import Found, Home, locate
 from engine.stores.rollouts import Damage, Located, Source, open_source, records
 
 GENERATIONS_MAX = 1000
 """Longer chains are taken for damage."""
+
+_LOOKS_MAX = 3
 
 Resolve = Callable[[str], Found | None]
 """Finds a rollout by its rollout id."""
@@ -47,6 +50,8 @@ def lineage(home: Home, found: Found, resolve: Resolve, *, options: Options, fil
         if parent.path in seen or len(segments) > GENERATIONS_MAX:
             raise _broken(found, "its bases lead back to themselves", "Look at the history_base of its session_meta.")
         seen.add(parent.path)
+        if base.end_byte_offset is not None:
+            _check_end(home, found, parent, base.end_byte_offset, options, files)
         segments.append(Segment(parent, base.end_byte_offset))
     return segments[::-1]
 
@@ -73,7 +78,7 @@ def first_meta(home: Home, found: Found, *, options: Options, files: Files) -> S
                 if each.record.type != "session_meta":
                     return None
                 line = source.read_at(each.offset, each.length)
-                meta: SessionMeta = decode_as(line.lstrip(b"\xef\xbb\xbf"), "session_meta").payload
+                meta: SessionMeta = decode_as(line.removeprefix(BYTE_ORDER_MARK), "session_meta").payload
                 return meta
     except Rejected:
         return None
@@ -94,8 +99,30 @@ def _base_of(home: Home, found: Found, options: Options, files: Files) -> _Base 
     return _Base(meta.history_base.thread_id.lower(), meta.history_base.end_byte_offset)
 
 
+def _check_end(home: Home, found: Found, parent: Found, end: int, options: Options, files: Files) -> None:
+    """A base ends where one of its lines does, else it is not the file that the fork was made of."""
+    source = _open(home, parent, options, files)
+    try:
+        around = source.read_at(max(end - 1, 0), 2)
+    finally:
+        source.close()
+    if end < 0 or (end > 0 and not around):
+        what = f"its base {parent.path} ends before byte {end}, where it goes on from"
+    elif end > 0 and b"\n" not in around and len(around) == 2:
+        what = f"its base {parent.path} has no line's end at byte {end}, where it goes on from"
+    else:
+        return
+    raise _broken(found, what, "Restore that rollout from a backup, or read the own part only.")
+
+
 def _open(home: Home, found: Found, options: Options, files: Files) -> Source:
-    path = home.absolute(found.path, compressed=found.compressed)
+    """The rollout in the form that it has now: it may have been compressed or brought back since it was found."""
+    for _ in range(_LOOKS_MAX):
+        path = home.absolute(found.path, compressed=found.compressed)
+        try:
+            return open_source(path, compressed=found.compressed, files=files, options=options)
+        except FileNotFoundError:
+            found = locate(home, found.path, files) or found
     return open_source(path, compressed=found.compressed, files=files, options=options)
 
 
