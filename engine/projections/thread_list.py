@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from engine.errors import InvalidCursor, InvalidRequest
 from engine.projections.threads import COLUMNS
@@ -95,9 +95,13 @@ class Page(Struct, frozen=True, kw_only=True):
     hidden: int | None
 
 
+_LIMIT_MAX = (1 << 63) - 1
+"""One more row than the limit is asked for, and SQLite counts with 64 bits."""
+
+
 class _Cursor(Struct, frozen=True, array_like=True):
     sort_key: str
-    value: int
+    value: Annotated[int, Meta(ge=-(1 << 63), lt=1 << 63)]
     id: str
     inclusive: bool
 
@@ -172,7 +176,7 @@ def row_of(values: Sequence[Any], decided: Decided) -> ThreadRow:
 
 
 def _check(query: ThreadQuery) -> None:
-    if query.limit < 0:
+    if not 0 <= query.limit < _LIMIT_MAX:
         raise InvalidRequest(f"A limit cannot be {query.limit}.", hint="Give a number of threads, or 0 for all.")
     if query.sort_key not in SORT_KEYS:
         raise InvalidRequest(f"There is no sort key {query.sort_key!r}.", hint=f"Use one of {', '.join(SORT_KEYS)}.")
@@ -191,12 +195,8 @@ def _filters(query: ThreadQuery) -> tuple[list[str], dict[str, Value]]:
             where.append(f"threads.{column} IN (SELECT value FROM json_each(:{column}))")
             values[column] = msgspec.json.encode(list(wanted)).decode()
     if query.search:
-        where.append(
-            "(instr(lower(coalesce(title, '')), :search) OR instr(lower(coalesce(preview, '')), :search)"
-            " OR instr(lower(coalesce(first_user_message, '')), :search)"
-            f" OR instr(lower(coalesce({_NAME}, '')), :search))"
-        )
-        values["search"] = query.search.lower()
+        where.append(f"instr(casefold(concat_ws(char(31), title, preview, first_user_message, {_NAME})), :search)")
+        values["search"] = query.search.casefold()
     return where, values
 
 

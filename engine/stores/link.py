@@ -61,6 +61,11 @@ _OS_ERRORS: dict[int, tuple[type[StoreError], str]] = {
 }
 
 
+def _casefold(*values: Value) -> str:
+    """A text in a form that is the same for all ways of writing it in capitals and small letters."""
+    return str(values[0]).casefold()
+
+
 class Link:
     """One connection with its busy handler; translates what apsw raises."""
 
@@ -78,6 +83,8 @@ class Link:
             self.connection = apsw.Connection(path, flags=flags)
             self.connection.transaction_mode = "IMMEDIATE"
             self.connection.set_busy_handler(self._busy)
+            # SQLite's own lower() knows ASCII alone, so a search for an accented word would not find even itself.
+            self.connection.create_scalar_function("casefold", _casefold, 1, deterministic=True)
 
     def begin(self, sql: str) -> None:
         """Begin, fix the snapshot, and make sure that it is the snapshot of the file that bears the name."""
