@@ -95,13 +95,13 @@ class Page(Struct, frozen=True, kw_only=True):
     hidden: int | None
 
 
-_LIMIT_MAX = (1 << 63) - 1
-"""One more row than the limit is asked for, and SQLite counts with 64 bits."""
+_INTEGER_MAX = (1 << 63) - 1
+"""What SQLite counts with; one row more than the limit is asked for."""
 
 
 class _Cursor(Struct, frozen=True, array_like=True):
     sort_key: str
-    value: Annotated[int, Meta(ge=-(1 << 63), lt=1 << 63)]
+    value: Annotated[int, Meta(ge=-_INTEGER_MAX, le=_INTEGER_MAX)]
     id: str
     inclusive: bool
 
@@ -176,7 +176,7 @@ def row_of(values: Sequence[Any], decided: Decided) -> ThreadRow:
 
 
 def _check(query: ThreadQuery) -> None:
-    if not 0 <= query.limit < _LIMIT_MAX:
+    if not 0 <= query.limit < _INTEGER_MAX:
         raise InvalidRequest(f"A limit cannot be {query.limit}.", hint="Give a number of threads, or 0 for all.")
     if query.sort_key not in SORT_KEYS:
         raise InvalidRequest(f"There is no sort key {query.sort_key!r}.", hint=f"Use one of {', '.join(SORT_KEYS)}.")
