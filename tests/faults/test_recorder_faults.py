@@ -24,8 +24,8 @@ from tests.recording import NAME, item, items, lines, numbers, recorder, start
 
 TORN = b'{"timestamp":"2026-01-05T09:00:00.000Z","ordi'
 
-QUIET = frozenset({"recorder.undo"})
-"""Their failure is not told: a cut that is tried at once is done again when the file is opened again."""
+QUIET = frozenset({"remove", "close"})
+"""Their failure may go untold: a left-over name is removed by the next opening, and what was closed was synced."""
 
 
 class Run:
@@ -78,8 +78,7 @@ class Run:
     def tell(self, call: Callable[[], object]) -> bool:
         try:
             call()
-        except AppendFailed as error:
-            assert error.path == str(self.path)
+        except AppendFailed:
             self.failures += 1
             return False
         return True
@@ -121,17 +120,18 @@ def test_a_call_that_fails_is_told_to_one_append_and_the_next_goes_on(
     tmp_path: Path, calls: list[Call], error: int
 ) -> None:
     assert len(calls) > 50
-    told = 0
+    told, healed = 0, []
     for number, call in enumerate(calls):
         files = FaultyFiles(Files(), fail_once(number, error))
         found = run(tmp_path / str(number), files)
-        assert files.struck == [call]
+        assert [each[:2] for each in files.struck] == [call[:2]]
         assert found.failures <= 1, f"{call} was told more than once"
         told += found.failures
-        quiet = call.name in {"remove", "close"} or call.op in QUIET
-        assert found.failures == 1 or quiet, f"{call} failed and nobody was told"
+        if not found.failures and call.name not in QUIET:
+            healed.append((call.name, call.op))
         found.check(call)
     assert told > 40
+    assert healed == [("sync", "recorder.sync")] * 2, "only the syncs of the two closes are made good without a word"
 
 
 def test_a_write_that_takes_half_is_gone_on_with(tmp_path: Path, calls: list[Call]) -> None:

@@ -449,7 +449,7 @@ def linked(path: Path) -> None:
 
 
 GONE = {
-    "removed": lambda path: os.unlink(path),
+    "removed": os.unlink,
     "moved": lambda path: os.rename(path, f"{path}.elsewhere"),
     "a link": linked,
     "replaced": replaced,
