@@ -1,0 +1,156 @@
+"""How SQLite goes about each statement that the engine runs, planned in the migrated database that it runs in.
+
+The statements are not listed here: whatever a session with a home runs is planned at the moment when it runs it. A table
+may be gone through from end to end by the statements below, each for its reason, and by no other.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import engine
+from engine.options import Options
+from engine.stores.sqlite import Transaction
+from engine.testing import HomePlan, make_home
+
+A_SCAN_LOOKS_AT_EVERY_FILE = "once a scan of the home, which asks for the stat of every file"
+COUNTED = "a total of everything, asked for by status or counts=True"
+ONCE_A_REBUILD = "once a rebuild, which reads every rollout"
+AN_AUDIT_READS_ALL = "an audit, which reads every rollout"
+
+SCANS = {
+    "SELECT stream, projection, version, device": A_SCAN_LOOKS_AT_EVERY_FILE,
+    "SELECT path FROM streams WHERE missing_since_ms IS NOT NULL": A_SCAN_LOOKS_AT_EVERY_FILE,
+    "SELECT path FROM failures": A_SCAN_LOOKS_AT_EVERY_FILE,
+    "SELECT path, reason FROM failures": "every failure is told; they are few",
+    "SELECT 1 FROM streams LIMIT 1": "ends with the first row",
+    "SELECT thread_id, archived FROM facts WHERE archive_pending = 1": "an index of the pending ones alone",
+    "SELECT count(*)": COUNTED,
+    "SELECT coalesce(sum(records), 0), coalesce(sum(damaged), 0) FROM streams": COUNTED,
+    "DELETE FROM streams WHERE path NOT IN": ONCE_A_REBUILD,
+    "DELETE FROM threads WHERE id NOT IN": ONCE_A_REBUILD,
+    "DELETE FROM set_aside WHERE stream NOT IN": ONCE_A_REBUILD,
+    "SELECT id, rollout_path, title, updated_at_ms, EXISTS": AN_AUDIT_READS_ALL,
+}
+"""Beginnings of statements that may scan a table."""
+
+PAGES = "SELECT threads.id, threads.rollout_path"
+KEYS = ("created_at", "updated_at", "recency_at")
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """Statement (white space made even): its plan, for all that a session runs."""
+    plans = {}
+    patch = pytest.MonkeyPatch()
+    for name in ("rows", "row", "run", "run_many"):
+        patch.setattr(Transaction, name, planning(getattr(Transaction, name), plans, many=name == "run_many"))
+    home = tmp_path_factory.mktemp("home")
+    made = make_home(home, HomePlan(threads=15, seed=1, bytes_max=8_000))
+    try:
+        run_a_session(home, made)
+    finally:
+        patch.undo()
+    return plans
+
+
+def planning(plain, plans, *, many):
+    def run(self, sql, values=()):
+        values = list(values) if many else values
+        statement = " ".join(sql.split())
+        if statement not in plans and (values or not many):
+            bound = values[0] if many else values
+            plans[statement] = [row[3] for row in self._link.connection.execute(f"EXPLAIN QUERY PLAN {sql}", bound)]
+        return plain(self, sql, values)
+
+    return run
+
+
+def run_a_session(home, made):
+    options = Options(scan_interval_ms=0, list_budget_ms=60_000)
+    with engine.open(str(home), options=options) as opened:
+        opened.backfill()
+        for key in KEYS:
+            for direction in ("asc", "desc"):
+                for archived in (None, False):
+                    query = {"limit": 2, "sort_key": key, "sort_direction": direction, "archived": archived}
+                    page = opened.threads.list(**query)
+                    opened.threads.list(**query, cursor=page.next_cursor)
+                    opened.threads.list(**query, cursor=page.backwards_cursor)
+        opened.threads.list(cwd="/a", source="cli", model_provider="x", search="x", counts=True)
+        opened.threads.list(counts=True)
+        opened.threads.get(made[0].id)
+        opened.threads.fetch(made[0].id)
+        opened.audit()
+        opened.status()
+        os.unlink(home / made[3].path)
+        opened.threads.list()
+        opened.status()
+        opened.rebuild()
+        opened.audit(deep=True)
+
+
+def test_the_session_runs_what_there_is_to_plan(planned):
+    assert len(planned) > 60
+    for beginning in SCANS:
+        assert any(statement.startswith(beginning) for statement in planned), f"nothing runs {beginning!r} any more"
+
+
+def scanned(plan):
+    """Steps that go through a table from end to end; the values of a parameter are no table."""
+    return [
+        step for step in plan if step.startswith("SCAN ") and "VIRTUAL TABLE" not in step and "(subquery" not in step
+    ]
+
+
+def test_no_statement_scans_a_table_without_a_reason(planned):
+    found = {statement: scanned(plan) for statement, plan in planned.items() if not statement.startswith(PAGES)}
+    assert {
+        statement: steps for statement, steps in found.items() if steps and not statement.startswith(tuple(SCANS))
+    } == {}
+
+
+def pages(planned, *, with_cursor):
+    return {
+        statement: plan
+        for statement, plan in planned.items()
+        if statement.startswith(PAGES) and "ORDER BY" in statement and (":cursor_value" in statement) == with_cursor
+    }
+
+
+def test_a_first_page_is_the_beginning_of_an_index(planned):
+    """The rows come in order, so a page of 25 of 100,000 reads 25; a filter reads on until the page is full."""
+    found = pages(planned, with_cursor=False)
+    assert len(found) >= 12
+    for statement, plan in found.items():
+        key = next(key for key in KEYS if f"ORDER BY threads.{key}_ms" in statement)
+        assert scanned(plan) == [f"SCAN threads USING INDEX threads_by_{key.removesuffix('_at')}"]
+        assert not any("TEMP B-TREE" in step for step in plan)
+
+
+def test_a_page_by_cursor_begins_at_its_place_in_the_index(planned):
+    found = pages(planned, with_cursor=True)
+    assert len(found) >= 24
+    for statement, plan in found.items():
+        key = next(key for key in KEYS if f"ORDER BY threads.{key}_ms" in statement)
+        sign = "<" if "desc" in statement else ">"
+        assert plan[0] == f"SEARCH threads USING INDEX threads_by_{key.removesuffix('_at')} (({key}_ms,id){sign}(?,?))"
+        assert scanned(plan) == []
+        assert not any("TEMP B-TREE" in step for step in plan)
+
+
+def test_one_thread_is_found_by_its_id(planned):
+    (plan,) = [
+        plan for statement, plan in planned.items() if statement.startswith(PAGES) and "ORDER BY" not in statement
+    ]
+    assert plan[0] == "SEARCH threads USING INDEX sqlite_autoindex_threads_1 (id=?)"
+    assert scanned(plan) == []
+
+
+def test_every_value_is_bound(planned):
+    """No text of a file or of a request is part of a statement."""
+    for statement in planned:
+        for value in ("/home/dev", "019b", "gpt-", "cli'"):
+            assert value not in statement
