@@ -7,7 +7,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
@@ -169,6 +169,7 @@ def test_a_cursor_outlives_the_row_that_it_names(home, opened):
     assert numbers(opened.threads.list(sort_key="created_at", cursor=page.next_cursor)) == [3, 2, 1]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=14), st.integers(1, 5), st.sampled_from(["asc", "desc"]))
 def test_pages_are_the_sorted_list_cut_in_pieces(tmp_path_factory, times, limit, direction):
     home = tmp_path_factory.mktemp("home")
