@@ -11,12 +11,14 @@ Kinds of the journal are `home_event.<tag>`; a tag that is not known here is kep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from engine.clock import Clock
+from engine.errors import HomeUnreadable
 from engine.events.record import time_ms
 from engine.options import Options
 from engine.stores.digests import BLOCK_BYTES, tail_digest
@@ -100,14 +102,28 @@ class Facts:
     def catch_up(self) -> None:
         """Apply what both streams hold beyond what was followed; a stat a file where nothing is new."""
         for stream in self._streams:
-            self._follow(stream)
+            with self._named(stream):
+                self._follow(stream)
 
     def rebuild(self) -> None:
         """Apply both streams from their beginning."""
         for stream in self._streams:
-            with self.database.write() as transaction:
+            with self._named(stream), self.database.write() as transaction:
                 step = self._from_start(stream, stream.names())
                 _write(transaction, stream, step)
+
+    @contextlib.contextmanager
+    def _named(self, stream: _Stream) -> Iterator[None]:
+        """Names and other facts that cannot be read are no list without them: the error says which file it was."""
+        try:
+            yield
+        except OSError as error:
+            path = error.filename or stream.folder
+            raise HomeUnreadable(
+                f"What was decided about threads cannot be read from {path}: {error.strerror}.",
+                hint="Check who owns the file and its mode.",
+                path=path,
+            ) from error
 
     def _segments(self) -> list[str]:
         return [segment.rpartition("/")[2] for segment in self._journal.segments()]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from engine.options import Options
 from engine.projections.backfill import BackfillReport, Progress
 from engine.stores.files import Files
 from engine.testing import HomePlan, MadeThread, append_turns, make_home
-from engine.testing.files import Call, RecordingFiles
+from engine.testing.files import Call, FaultyFiles
 from engine.testing.tables import dump
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -170,33 +170,19 @@ def test_an_overtaken_owner_that_cannot_give_a_heartbeat_is_stopped_by_the_fence
     assert steps == [0, 40, rollouts(home)]
 
 
-class Between(RecordingFiles):
-    """Does something once, just before a rollout is opened."""
-
-    def __init__(self, files: Files, path: str, act: Callable[[], object]) -> None:
-        super().__init__(files)
-        self._path = path
-        self._acts = [act]
-
-    def _around(self, number: int, call: Call, proceed: Callable[[], object]) -> object:
-        if call.name == "open_read" and call.path == self._path and self._acts:
-            self._acts.pop()()
-        return proceed()
-
-
 def test_a_watermark_that_another_moved_meanwhile_is_folded_again(tmp_path: Path) -> None:
     """Another engine writes what the file said, the file grows, and then this one writes: the row has the new turn."""
     home = tmp_path / "home"
     made = make_home(home, HomePlan(threads=5, bytes_max=5_000, archived=0.0, reverted=0.0))
     longer: list[MadeThread] = []
 
-    def overtake() -> None:
-        with engine.open(str(home)) as other:
-            other.threads.list(limit=0)
-        longer.append(append_turns(home, made[1]))
+    def overtake(_number: int, call: Call) -> None:
+        if call.name == "open_read" and call.path == f"{home}/{made[1].path}" and not longer:
+            with engine.open(str(home)) as other:
+                other.threads.list(limit=0)
+            longer.append(append_turns(home, made[1]))
 
-    files = Between(Files(), f"{home}/{made[1].path}", overtake)
-    with engine.open(str(home), files=files) as opened:
+    with engine.open(str(home), files=FaultyFiles(Files(), overtake)) as opened:
         assert opened.backfill().status == "complete"
     connection = apsw.Connection(str(home / "engine/state_1.sqlite"), flags=apsw.SQLITE_OPEN_READWRITE)
     row = connection.execute("SELECT tokens_used, updated_at_ms FROM threads WHERE id = ?", (made[1].id,)).fetchone()
