@@ -68,9 +68,9 @@ def compress_cold(
     with _maintenance(home, options, clock, files):
         for found in walk(home, files):
             for each in [] if isinstance(found, Refused) else found:
-                if each.compressed:
+                if each.compressed and not _is_left(home, each, files):
                     report.skipped["compressed"] += 1
-                elif each.stat.mtime_ns // 1_000_000 >= before_ms:
+                elif not each.compressed and each.stat.mtime_ns // 1_000_000 >= before_ms:
                     report.skipped["not old enough"] += 1
                 else:
                     _compress_owned(home, each, before_ms, report, options, clock, files)
@@ -87,8 +87,12 @@ def _compress_owned(
         return
     try:
         now = locate(home, found.path, files)
-        if now is None or now.compressed or now.stat != found.stat:
+        if now is None or now.stat != found.stat:
             report.skipped["changed"] += 1
+            return
+        if now.compressed:
+            settle(home, now, options=options, files=files)
+            report.skipped["compressed"] += 1
             return
         with _failing(now, "be read"):
             last_ms = _last_record_ms(home, now, options, files)
@@ -103,6 +107,11 @@ def _compress_owned(
         report.failed.append((found.path, error.message))
     finally:
         lock.release()
+
+
+def _is_left(home: Home, found: Found, files: Files) -> bool:
+    """Whether a crash left a half-written file beside a rollout."""
+    return any(files.kind(_beside(path), op="compress.leftover") is not None for path in _forms(home, found))
 
 
 def compress(home: Home, found: Found, *, options: Options, files: Files) -> Found:
@@ -125,7 +134,7 @@ def decompress(home: Home, found: Found, *, options: Options, files: Files) -> F
 
 
 def settle(home: Home, found: Found, *, options: Options, files: Files) -> Found | None:
-    """Finish what a crash left of a plain rollout with a compressed one beside it; the caller owns the thread.
+    """Finish what a crash left: half-written files, a compressed rollout beside a plain one. The caller owns the thread.
 
     Equal: the plain one goes, and the compressed one is answered. The compressed one is a beginning of the plain one
     (brought back, then appended to): the compressed one goes. Neither: `RolloutUnusable`. None where the plain one stays.
@@ -135,7 +144,9 @@ def settle(home: Home, found: Found, *, options: Options, files: Files) -> Found
 
 
 def _settle(home: Home, found: Found, options: Options, files: Files) -> Found | None:
-    plain, stored = home.absolute(found.path), home.absolute(found.path, compressed=True)
+    plain, stored = _forms(home, found)
+    for path in (plain, stored):
+        files.remove(_beside(path), op="compress.leftover")
     if files.kind(stored, op="compress.stat") is None or files.stat(plain, op="compress.stat") is None:
         return None
     with _opened(plain, options, files, compressed=False) as ours, _opened(stored, options, files) as other:
@@ -153,18 +164,22 @@ def _settle(home: Home, found: Found, options: Options, files: Files) -> Found |
     return locate(home, found.path, files) if is_all else None
 
 
+def _forms(home: Home, found: Found) -> tuple[str, str]:
+    return home.absolute(found.path), home.absolute(found.path, compressed=True)
+
+
 def _swap(home: Home, found: Found, options: Options, files: Files) -> Found:
     """From one form to the other."""
     source_path = home.absolute(found.path, compressed=found.compressed)
     target_path = home.absolute(found.path, compressed=not found.compressed)
-    folder, _, name = target_path.rpartition("/")
-    beside = f"{folder}/.{name}.swap"
+    folder, beside = target_path.rpartition("/")[0], _beside(target_path)
     with _failing(found, "be brought back" if found.compressed else "be compressed"):
         files.remove(beside, op="compress.leftover")
         fd = files.create(beside, op="compress.create")
         try:
             with _opened(source_path, options, files, compressed=found.compressed) as source:
-                _check_same(source_path, source.stat, found, files)
+                if source.stat != found.stat:
+                    raise _changed(found)
                 _convert(source, fd, found, options, files)
                 _look_alike(source_path, fd, files)
                 files.sync(fd, op="compress.sync")
@@ -172,16 +187,22 @@ def _swap(home: Home, found: Found, options: Options, files: Files) -> Found:
                 _check_same(source_path, source.stat, found, files)
             _publish(fd, beside, target_path, files)
         finally:
-            files.close(fd, op="compress.close")
             with contextlib.suppress(OSError):
                 files.remove(beside, op="compress.leftover")
+            files.close(fd, op="compress.close")
         files.sync_folder(folder, op="compress.sync_folder")
         _retire(source_path, target_path, source.stat, found, files)
         files.sync_folder(folder, op="compress.sync_folder")
-    now = locate(home, found.path, files)
+        now = locate(home, found.path, files)
     if now is None:
         raise _changed(found)
     return now
+
+
+def _beside(target_path: str) -> str:
+    """The name of a file while it is written: no rollout to any reader. Only the thread's owner writes or removes it."""
+    folder, _, name = target_path.rpartition("/")
+    return f"{folder}/.{name}.swap"
 
 
 def _convert(source: Source, fd: int, found: Found, options: Options, files: Files) -> None:

@@ -238,8 +238,7 @@ def test_whatever_call_fails_nothing_acknowledged_is_lost_and_writing_goes_on(tm
         try:
             of.append(named("b"))
             told = [(0, "a"), (1, "b")]
-        except AppendFailed as failed:
-            assert failed.hint
+        except AppendFailed:
             surfaced.update(call.op for call in files.struck)
             told = [(0, "a")]
         struck = list(files.struck)
