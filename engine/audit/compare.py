@@ -139,7 +139,8 @@ class _Audit:
         if outdated:
             message = f"the row was folded by version {mark.version} of its projection, not by {THREADS.version}"
             yield finding("stale_watermark", message, mend=_BACKFILL, **where)
-        elif not checked.same_history:
+            return  # how far it had come is not asked: all of it is folded anew
+        if not checked.same_history:
             yield finding(
                 "rewritten_history",
                 "the rollout was replaced, cut or edited before the place that the row had followed",

@@ -79,7 +79,12 @@ def _look_by_sight(block: Block, lines: Lines, numbers: _Numbers) -> None:
     data = block.data
     suspicious = not block.terminated or not _is_text(data, block.end) or _GLUE in data or b"\0" in data
     for start, stop in _spans(block):
-        if not suspicious and lines.records and is_canonical(data, start, stop) and data[stop - 1 : stop] in (b"}", b"\r"):
+        if (
+            not suspicious
+            and lines.records
+            and is_canonical(data, start, stop)
+            and data[stop - 1 : stop] in (b"}", b"\r")
+        ):
             lines.records += 1
             numbers.take(block.offset + start, canonical_ordinal(data, start))
         else:
@@ -117,17 +122,15 @@ def _take(block: Block, start: int, stop: int, lines: Lines, numbers: _Numbers) 
 
 
 class _Numbers:
-    """Follows the ordinals of a rollout. A rollout whose first record has none is legacy and has no numbers."""
+    """Follows the ordinals of a rollout. They begin with the first record that has one; a legacy rollout has none."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._before: int | None = None
-        self._first = True
 
     def take(self, offset: int, ordinal: int | None) -> None:
         before = self._before
-        if self._first or before is None:
-            self._first = False
+        if before is None:
             self._before = ordinal
             return
         if ordinal is None:

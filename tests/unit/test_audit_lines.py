@@ -1,0 +1,495 @@
+"""What an audit says: each class of finding seeded alone, in pairs and all at once gives itself and nothing else.
+
+A seed breaks one thread of a home in one way, in its file before the engine first sees it, or after that in the file or in
+the tables (with a plain connection to the database). The findings are compared whole: class and thread of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from itertools import combinations
+from random import Random
+
+import pytest
+import zstandard
+
+import engine
+from engine.audit.findings import CLASSES
+from engine.audit.lines import NUMBER_TROUBLES_MAX, look
+from engine.events.kinds import KNOWN
+from engine.options import Options
+from engine.stores.files import FileStat
+from engine.testing import append_turns, make_rollout
+from engine.testing.damage import DAMAGES
+
+OTHER = "01a20464-0000-7000-8000-000000000001"
+GOOD = '{"timestamp":"2026-01-05T09:00:00.000Z","type":"world_state","payload":{}}'
+
+
+class Seeding:
+    """The thread that a seed breaks, and where."""
+
+    def __init__(self, home, thread):
+        self.home = home
+        self.thread = thread
+        self.path = home / thread.path
+
+    def damage(self, name):
+        return DAMAGES[name](self.home, self.thread, Random(4))
+
+    def append(self, type_, payload, *, ahead=0, numbered=True):
+        """One more record, its number as many ahead as wanted."""
+        last = json.loads(self.path.read_bytes().splitlines()[-1])
+        record = {
+            "timestamp": last["timestamp"],
+            "ordinal": last["ordinal"] + 1 + ahead,
+            "type": type_,
+            "payload": payload,
+        }
+        if not numbered:
+            del record["ordinal"]
+        with self.path.open("ab") as file:
+            file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+    def sql(self, statement, **values):
+        with contextlib.closing(sqlite3.connect(self.home / "engine/state_1.sqlite")) as connection, connection:
+            values = {"id": self.thread.id, "path": self.thread.path, "other": OTHER, **values}
+            assert connection.execute(statement, values).rowcount == 1
+
+
+def missing_row(seeding):
+    seeding.sql("DELETE FROM threads WHERE id = :id")
+
+
+def orphan_row(seeding):
+    columns = (
+        "created_at_ms, updated_at_ms, recency_at_ms, source, history_mode, sandbox_policy, approval_mode, tokens_used"
+    )
+    columns += ", memory_mode, archived, rollout_id"
+    number = f"{Random(seeding.thread.id).getrandbits(48):012x}"
+    seeding.sql(
+        f"INSERT INTO threads (id, rollout_path, {columns}) SELECT :orphan, :gone, {columns} FROM threads WHERE id = :id",
+        orphan=OTHER[:24] + number,
+        gone=f"sessions/rollout-2026-01-05T09-00-00-{OTHER[:24]}{number}.jsonl",
+    )
+    return OTHER[:24] + number
+
+
+def lost_truth(seeding):
+    seeding.path.unlink()
+
+
+def differing_field(seeding):
+    seeding.sql("UPDATE threads SET tokens_used = tokens_used + 1 WHERE id = :id")
+
+
+def wrong_path(seeding):
+    gone = seeding.thread.path.replace(seeding.thread.id, OTHER)
+    seeding.sql("UPDATE threads SET rollout_path = :gone WHERE id = :id", gone=gone)
+
+
+def wrong_archive_state(seeding):
+    seeding.sql("UPDATE threads SET archived = 1 - archived WHERE id = :id")
+
+
+def stale_watermark(seeding):
+    append_turns(seeding.home, seeding.thread)
+
+
+def lying_watermark(seeding):
+    seeding.sql("UPDATE watermarks SET state = CAST(state || x'00' AS BLOB) WHERE stream = :path")
+
+
+def rewritten_history(seeding):
+    seeding.damage("rewritten-first-message")
+
+
+def duplicate_id(seeding):
+    folder = seeding.home / "sessions/2020/01/01"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(seeding.path, folder / seeding.path.name)
+
+
+def damaged_span(seeding):
+    seeding.damage("garbage-line-in-the-middle")
+
+
+def torn_tail(seeding):
+    with seeding.path.open("ab") as file:
+        file.write(b'{"timestamp":"2026-01-05T09:0')
+
+
+def set_aside(seeding):
+    seeding.append("session_meta", {"id": "no id"})
+
+
+def duplicate_ordinal(seeding):
+    seeding.damage("a-record-twice")
+
+
+def ordinal_gap(seeding):
+    seeding.append("world_state", {}, ahead=1)
+
+
+def missing_ordinal(seeding):
+    seeding.append("world_state", {}, numbered=False)
+
+
+def missing_meta(seeding):
+    seeding.damage("first-line-missing")
+
+
+def id_differs(seeding):
+    content = seeding.path.read_bytes()
+    seeding.path.unlink()
+    seeding.path.with_name(seeding.path.name.replace(seeding.thread.id, OTHER)).write_bytes(content)
+
+
+def empty_file(seeding):
+    seeding.path.write_bytes(b"")
+
+
+def byte_order_mark(seeding):
+    seeding.damage("bom")
+
+
+def unreadable(seeding):
+    (seeding.path.parent / seeding.path.name.replace("T0", "T1")).symlink_to(seeding.path)
+
+
+IN_THE_FILE = [
+    damaged_span,
+    torn_tail,
+    set_aside,
+    duplicate_ordinal,
+    ordinal_gap,
+    missing_ordinal,
+    missing_meta,
+    id_differs,
+    empty_file,
+    byte_order_mark,
+    unreadable,
+]
+"""Seeds that are there before the engine comes."""
+
+AFTERWARDS = [
+    missing_row,
+    orphan_row,
+    lost_truth,
+    differing_field,
+    wrong_path,
+    wrong_archive_state,
+    stale_watermark,
+    lying_watermark,
+    rewritten_history,
+    duplicate_id,
+]
+SEEDS = [*IN_THE_FILE, *AFTERWARDS]
+WITHOUT_THREAD = ("unreadable",)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    """A home of one thread a seed, and the threads."""
+    home = tmp_path_factory.mktemp("untouched")
+    threads = [
+        make_rollout(home, size=6_000, seed=seed, created=f"2026-01-{seed + 1:02}T09:00:00Z") for seed in range(22)
+    ]
+    return home, threads
+
+
+@pytest.fixture
+def audited(untouched, tmp_path):
+    """Seeds threads (a seed and which thread), audits, and tells the findings; the seeds' own are compared."""
+    home, threads = untouched
+
+    def audit(seeds, *, deep=False):
+        copied = tmp_path / "home"
+        used = {number for _, number in seeds}
+        for number in used | {21}:
+            target = copied / threads[number].path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(home / threads[number].path, target)
+        expected = Counter()
+        for phase in (IN_THE_FILE, AFTERWARDS):
+            for seed, number in seeds:
+                if seed in phase:
+                    thread = seed(Seeding(copied, threads[number])) or threads[number].id
+                    name = seed.__name__
+                    thread = threads[number].id if name == "empty_file" else thread
+                    expected[name, None if name in WITHOUT_THREAD else thread] += 1
+            if phase is IN_THE_FILE:
+                with engine.open(str(copied)) as opened:
+                    assert opened.backfill().status in ("complete", "running", "pending")
+        with engine.open(str(copied)) as opened:
+            report = opened.audit(deep=deep)
+        assert Counter((each.class_, each.thread_id) for each in report.findings) == expected
+        return report
+
+    return audit
+
+
+def test_every_class_has_its_seed():
+    assert sorted(seed.__name__ for seed in SEEDS) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_an_untouched_home_gives_no_finding(untouched, deep):
+    home, threads = untouched
+    with engine.open(str(home), state_dir=str(home) + "-state") as opened:
+        opened.backfill()
+        report = opened.audit(deep=deep)
+    assert report.findings == []
+    assert report.checked.threads == 22
+    assert report.checked.records == sum(thread.records for thread in threads)
+    assert report.checked.bytes == sum(thread.bytes for thread in threads)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.__name__)
+def test_a_seed_alone_gives_its_finding_and_no_other(audited, seed, deep):
+    (found,) = audited([(seed, 0)], deep=deep).findings
+    severity, _ = CLASSES[seed.__name__]
+    assert (found.severity, bool(found.message)) == (severity, True)
+
+
+@pytest.mark.parametrize(("one", "two"), list(combinations(SEEDS, 2)), ids=lambda seed: seed.__name__)
+def test_two_seeds_in_two_threads_give_both_findings(audited, one, two):
+    audited([(one, 0), (two, 1)])
+
+
+def test_all_seeds_at_once_give_all_findings(audited):
+    report = audited([(seed, number) for number, seed in enumerate(SEEDS)])
+    assert len(report.findings) == len(CLASSES) == 21
+    places = [(each.path or "", each.thread_id or "") for each in report.findings]
+    assert places == sorted(places)
+
+
+BESIDE = [damaged_span, torn_tail, set_aside, ordinal_gap, missing_ordinal, byte_order_mark, unreadable]
+ROWS = [missing_row, orphan_row, differing_field, wrong_path, wrong_archive_state, lying_watermark]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda seed: seed.__name__)
+@pytest.mark.parametrize("line", BESIDE, ids=lambda seed: seed.__name__)
+def test_a_damaged_line_and_a_wrong_row_of_one_thread_are_both_told(audited, line, row):
+    audited([(line, 0), (row, 0)])
+
+
+@pytest.mark.parametrize(
+    "pair", list(combinations([differing_field, wrong_path, wrong_archive_state, lying_watermark], 2))
+)
+def test_two_wrong_things_of_one_row_are_both_told(audited, pair):
+    audited([(seed, 0) for seed in pair])
+
+
+def test_a_differing_field_is_told_with_both_values_and_what_mends_it(audited):
+    (found,) = audited([(differing_field, 0)]).findings
+    assert found.field == "tokens_used"
+    assert found.row_value == found.file_value + 1
+    assert found.mend == "rolloutdb rebuild"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("title", "another"),
+        ("model", None),
+        ("cwd", "/elsewhere"),
+        ("updated_at_ms", 5),
+        ("git_sha", "0"),
+        ("session_id", OTHER),
+        ("sandbox_policy", "{}"),
+    ],
+)
+def test_each_field_of_a_row_is_compared(audited, untouched, tmp_path, column, value):
+    def differing_field(seeding):
+        seeding.sql(f"UPDATE threads SET {column} = :value WHERE id = :id", value=value)
+
+    AFTERWARDS.append(differing_field)
+    try:
+        (found,) = audited([(differing_field, 0)]).findings
+    finally:
+        AFTERWARDS.remove(differing_field)
+    assert (found.field, found.row_value) == (column, value)
+
+
+def test_a_row_that_names_another_threads_rollout_is_told(untouched, tmp_path):
+    """An audit once took any file that is there for a rollout of the thread, and said nothing."""
+    home, threads = untouched
+    shutil.copytree(home, tmp_path / "home")
+    with engine.open(str(tmp_path / "home")) as opened:
+        opened.backfill()
+    Seeding(tmp_path / "home", threads[0]).sql(
+        "UPDATE threads SET rollout_path = :theirs WHERE id = :id", theirs=threads[1].path
+    )
+    with engine.open(str(tmp_path / "home")) as opened:
+        (found,) = opened.audit().findings
+    assert (found.class_, found.thread_id, found.field) == ("wrong_path", threads[0].id, "rollout_path")
+    assert (found.file_value, found.row_value) == (threads[0].path, threads[1].path)
+
+
+def test_a_row_folded_by_an_older_version_is_stale(untouched, tmp_path):
+    home, threads = untouched
+    shutil.copytree(home, tmp_path / "home")
+    with engine.open(str(tmp_path / "home")) as opened:
+        opened.backfill()
+    Seeding(tmp_path / "home", threads[0]).sql("UPDATE watermarks SET version = 0 WHERE stream = :path")
+    with engine.open(str(tmp_path / "home")) as opened:
+        (found,) = opened.audit().findings
+    assert (found.class_, found.thread_id, found.mend) == ("stale_watermark", threads[0].id, "rolloutdb backfill")
+
+
+def test_what_an_audit_advises_mends_it(untouched, tmp_path):
+    """Damage of rows goes by the commands that the findings name; damage of files stays."""
+    home, threads = untouched
+    shutil.copytree(home, tmp_path / "home")
+    with engine.open(str(tmp_path / "home")) as opened:
+        opened.backfill()
+    mended = [seed for seed in AFTERWARDS if seed not in (lost_truth, duplicate_id)]
+    for number, seed in enumerate(mended):
+        seed(Seeding(tmp_path / "home", threads[number]))
+    with engine.open(str(tmp_path / "home")) as opened:
+        advised = {each.mend for each in opened.audit().findings}
+        assert advised == {"rolloutdb backfill", "rolloutdb rebuild"}
+        opened.backfill()
+        opened.rebuild()
+        assert opened.audit().findings == []
+
+
+def test_an_audit_writes_nothing(untouched, tmp_path):
+    home, threads = untouched
+    shutil.copytree(home, tmp_path / "home")
+    with engine.open(str(tmp_path / "home")) as opened:
+        opened.backfill()
+    differing_field(Seeding(tmp_path / "home", threads[0]))
+
+    def everything():
+        return {
+            path: (path.stat().st_mtime_ns, path.read_bytes())
+            for path in sorted((tmp_path / "home").rglob("*"))
+            if path.is_file() and not path.name.endswith(("-shm", ".setup", ".use", "-wal"))
+        }
+
+    before = everything()
+    with engine.open(str(tmp_path / "home")) as opened:
+        opened.audit(deep=True)
+    assert everything().keys() == before.keys()
+    assert {path for path, (_, content) in everything().items() if content != before[path][1]} == set()
+
+
+# Lines, one rollout at a time.
+
+
+class Bytes:
+    """A rollout in memory."""
+
+    broken = None
+
+    def __init__(self, data):
+        self.data = data
+        self.stat = FileStat(1, 2, len(data), 3, 4)
+
+    def read_at(self, offset, size):
+        return self.data[offset : offset + max(size, 0)]
+
+    def close(self):
+        pass
+
+
+def numbered(number, type_="world_state", payload="{}"):
+    return b'{"timestamp":"2026-01-05T09:00:00.000Z","ordinal":%d,"type":"%b","payload":%b}\n' % (
+        number,
+        type_.encode(),
+        payload.encode(),
+    )
+
+
+def looked(data, *, deep=False, block_bytes=256 * 1024):
+    return look(Bytes(data), Options(block_bytes=block_bytes), deep=deep)
+
+
+@pytest.mark.parametrize("block_bytes", [30, 100, 256 * 1024])
+@pytest.mark.parametrize("deep", [False, True])
+def test_records_and_damage_are_counted_for_any_cut(deep, block_bytes):
+    data = b"".join(
+        [numbered(0), b"garbage\n", b"\n", numbered(1).replace(b"\n", b"\r\n"), b"\xff\n", numbered(2), b"{"]
+    )
+    lines = looked(data, deep=deep, block_bytes=block_bytes)
+    assert (lines.records, lines.bytes, lines.numbers) == (3, len(data), [])
+    assert [(each.look, each.terminated) for each in lines.damage] == [
+        ("garbage", True),
+        ("not UTF-8", True),
+        ("garbage", False),
+    ]
+    assert [data[each.offset : each.offset + each.length] for each in lines.damage] == [b"garbage", b"\xff", b"{"]
+
+
+def test_a_number_is_compared_with_the_one_before_it():
+    data = b"".join(numbered(number) for number in (5, 6, 6, 7, 9, 8, 20)) + GOOD.encode() + b"\n" + numbered(21)
+    assert [(each.class_, each.before, each.ordinal) for each in looked(data).numbers] == [
+        ("duplicate_ordinal", 6, 6),
+        ("ordinal_gap", 7, 9),
+        ("duplicate_ordinal", 9, 8),
+        ("ordinal_gap", 8, 20),
+        ("missing_ordinal", 20, None),
+    ]
+
+
+def test_numbers_begin_with_the_first_record_that_has_one():
+    """A legacy rollout has none, so nothing is missing there."""
+    plain = GOOD.encode() + b"\n"
+    assert looked(plain * 3).numbers == []
+    assert looked(plain + numbered(7) + numbered(8)).numbers == []
+    assert [each.class_ for each in looked(plain + numbered(7) + numbered(7)).numbers] == ["duplicate_ordinal"]
+
+
+def test_of_much_trouble_with_numbers_the_rest_is_counted():
+    lines = looked(numbered(3) * 500)
+    assert (len(lines.numbers), lines.number_troubles, NUMBER_TROUBLES_MAX) == (100, 499, 100)
+
+
+def test_a_line_that_looks_whole_is_found_out_by_a_deep_look():
+    """By sight a line is told by its head and its last byte; only a decode sees what is between."""
+    broken = b'{"timestamp":"2026-01-05T09:00:00.000Z","type":"world_state","payload":{"a":}}\n'
+    data = numbered(0) + broken
+    assert (looked(data).records, looked(data).damage) == (2, [])
+    deep = looked(data, deep=True)
+    assert (deep.records, [each.look for each in deep.damage]) == (1, ["torn"])
+
+
+def test_a_deep_look_counts_kinds_and_names_those_that_nobody_knows():
+    data = b"".join([
+        numbered(0, "session_meta", '{"id":5}'),
+        numbered(1, "from_the_future"),
+        numbered(2, "event_msg", '{"type":"token_count"}'),
+        numbered(3, "event_msg", '{"type":"token_count_2"}'),
+        numbered(4, "from_the_future"),
+    ])  # fmt: skip
+    lines = looked(data, deep=True)
+    assert lines.unknown_kinds == {"event_msg.token_count_2": 1, "from_the_future": 2}
+    assert lines.kinds["event_msg.token_count"] == 1
+    assert [(each.offset, each.look) for each in lines.bad_payloads] == [(0, "session_meta")]
+    assert "event_msg.token_count" in KNOWN
+
+
+def test_the_first_records_type_is_told_whatever_stands_before_it():
+    assert looked(b"garbage\n\n" + numbered(0, "session_meta", '{"id":"a"}') + numbered(1)).first_type == "session_meta"
+    assert looked(numbered(0) + numbered(1, "session_meta", '{"id":"a"}')).first_type == "world_state"
+    assert looked(b"garbage\n").first_type is None
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_told_once(tmp_path):
+    thread = make_rollout(tmp_path, size=30_000, seed=1)
+    plain = (tmp_path / thread.path).read_bytes()
+    whole = zstandard.ZstdCompressor().compress(plain)
+    (tmp_path / f"{thread.path}.zst").write_bytes(whole[: len(whole) // 2])
+    os.unlink(tmp_path / thread.path)
+    with engine.open(str(tmp_path)) as opened:
+        opened.backfill()
+        report = opened.audit()
+    assert [each.class_ for each in report.findings if "compressed data is cut" in each.message] == ["damaged_span"]
