@@ -6,8 +6,8 @@ Everything non-deterministic enters the engine through a `Clock`, so that a test
 
 from __future__ import annotations
 
+import os
 import random
-import secrets
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -101,7 +101,7 @@ class SystemClock:
         return timestamp_of(self.wall_ms())
 
     def new_id(self) -> str:
-        return uuid7(self.wall_ms(), secrets.randbits(74))
+        return uuid7(self.wall_ms(), int.from_bytes(os.urandom(10), "big"))
 
     def local_time(self, wall_ms: int) -> str:
         return time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(wall_ms // 1000))

@@ -27,8 +27,8 @@ from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner
 from engine.projections.status import Status, read_status
 from engine.stores.files import Files
-from engine.stores.layout import Home, open_home
 from engine.stores.journal import Journal
+from engine.stores.layout import Home, open_home
 from engine.stores.leases import Leases
 from engine.stores.recorder import Counters
 from engine.stores.sqlite import Database, remove_older_shapes

@@ -460,5 +460,8 @@ def _settings_of(row: ThreadRow) -> dict[str, Any]:
     }
 
 
-_ROLLOUT = "SELECT path FROM streams WHERE rollout_id = :rollout_id"
+_ROLLOUT = """
+    SELECT path FROM streams WHERE rollout_id = :rollout_id AND rollout_id <> thread_id
+    UNION ALL SELECT path FROM streams WHERE thread_id = :rollout_id AND rollout_id = :rollout_id
+"""
 _PATHS = "SELECT path FROM streams WHERE thread_id = :thread_id"

@@ -35,7 +35,7 @@ def compact_json(text: str) -> str:
 
     What is nested too deep to be taken apart stays as it is.
     """
-    if not any(space in text for space in " \t\r\n"):
+    if " " not in text and "\n" not in text and "\t" not in text and "\r" not in text:
         return text
     try:
         return msgspec.json.format(text, indent=-1)

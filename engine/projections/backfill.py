@@ -166,21 +166,46 @@ class Backfill:
             return None
 
     def _work(self, lease: Lease | None, *, workers: int, anew: bool, show: Callable[[Progress], None]) -> _Tally:
-        scan = self._runner.scan(every=anew)
-        stale: list[Stale] = list(scan)
-        jobs = self._runner.jobs(stale, anew=anew)
+        # The first one has everything to do, so its workers start while the folders are walked.
+        pool = self._pool(workers) if anew or self._is_first() else None
+        try:
+            scan = self._runner.scan(every=anew)
+            stale: list[Stale] = list(scan)
+            jobs = self._runner.jobs(stale, anew=anew)
+            enough = sum(job.size for job in jobs) >= self._options.spawn_bytes_min
+            if enough:
+                pool = pool or self._pool(workers)
+            elif pool is not None:
+                pool.close()
+                pool = None
+            return self._fold(scan, jobs, pool, lease, anew=anew, show=show)
+        finally:
+            if pool is not None:
+                pool.close()
+
+    def _pool(self, workers: int) -> Pool | None:
+        return Pool(workers, self._home, self._options) if workers > 0 else None
+
+    def _is_first(self) -> bool:
+        with self._database.read() as transaction:
+            return transaction.row("SELECT 1 FROM streams LIMIT 1") is None
+
+    def _fold(
+        self,
+        scan: Scan,
+        jobs: Sequence[Job],
+        pool: Pool | None,
+        lease: Lease | None,
+        *,
+        anew: bool,
+        show: Callable[[Progress], None],
+    ) -> _Tally:
         tally = _Tally(scan, len(scan.seen), scan.bytes_seen)
         bytes_stale = sum(job.size for job in jobs)
         ahead = Progress(len(scan.seen) - len(jobs), len(scan.seen), scan.bytes_seen - bytes_stale, scan.bytes_seen)
         keeper = _Keeper(self._leases, lease, self._options, self._clock)
-        spawn = workers > 0 and bytes_stale >= self._options.spawn_bytes_min
-        pool = Pool(workers, self._home, self._options) if spawn else None
-        try:
-            done = self._runner.do(jobs) if pool is None else pool.run(jobs)
-            self._checkpoint_batches(done, jobs, tally, ahead, keeper, show)
-        finally:
-            if pool is not None:
-                pool.close()
+        done = self._runner.do(jobs) if pool is None else pool.run(jobs)
+        self._checkpoint_batches(done, jobs, tally, ahead, keeper, show)
         tally.failed.extend(Failure(refused.path, refused.reason) for refused in scan.refused)
         self._finish(tally, keeper, anew=anew)
         return tally

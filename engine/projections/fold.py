@@ -11,11 +11,12 @@ Nothing here depends on how the stream is cut: pieces of any size give the same 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from engine.events.kinds import above
 from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode, decode_as, kind_of, time_ms
 from engine.events.skim import Hit, Skim, canonical_ordinal, canonical_time, is_canonical
 from engine.options import Options
@@ -60,7 +61,7 @@ class Folder:
     def __init__(self, projections: Sequence[Projection], options: Options) -> None:
         self.projections = {projection.name: projection for projection in projections}
         self.options = options
-        self._skims: dict[frozenset[str], Skim] = {}
+        self._plans: dict[tuple[str, ...], _Plan] = {}
 
     def fold(
         self,
@@ -97,14 +98,22 @@ class Folder:
             for folded in _Run(self, stream, source, folds).to(end, compressed=compressed)
         ]
 
-    def skim_of(self, folds: Sequence[_Fold]) -> Skim:
-        """The union of what these folds ask for."""
-        names = frozenset(fold.projection.name for fold in folds)
-        if names not in self._skims:
-            kinds = frozenset().union(*(fold.projection.kinds for fold in folds))
-            latest = frozenset().union(*(fold.projection.latest for fold in folds))
-            self._skims[names] = Skim(kinds, latest - kinds)
-        return self._skims[names]
+    def plan_of(self, folds: Sequence[_Fold]) -> _Plan:
+        """What these folds ask for; the same for every stream, so it is worked out once."""
+        names = tuple(fold.projection.name for fold in folds)
+        if names not in self._plans:
+            always = _by_kind([fold.projection.kinds for fold in folds])
+            newest = _by_kind([fold.projection.latest for fold in folds])
+            self._plans[names] = _Plan(Skim(always, frozenset(newest) - frozenset(always)), always, newest)
+        return self._plans[names]
+
+
+class _Plan(NamedTuple):
+    """The lines that matter, and by kind the places of the folds that asked for it."""
+
+    skim: Skim
+    always: dict[str, list[int]]
+    newest: dict[str, list[int]]
 
 
 class _Fold:
@@ -126,7 +135,7 @@ class _Run:
     def __init__(self, folder: Folder, stream: Stream, source: Source, folds: Sequence[_Fold]) -> None:
         mark = folds[0].mark
         self._options = folder.options
-        self._skim = folder.skim_of(folds)
+        self._skim, self._always, self._newest = folder.plan_of(folds)
         self._stream = stream
         self._source = source
         self._folds = folds
@@ -135,8 +144,6 @@ class _Run:
         self._chain = resume_chain(source, mark)
         self._passing: Chain | None = None
         self._recent = _Recent(0, b"")
-        self._always = _by_kind(folds, lambda projection: projection.kinds)
-        self._newest = _by_kind(folds, lambda projection: projection.latest)
         self._is_ascii = False
         self._records = 0
         self._damaged = 0
@@ -230,8 +237,10 @@ class _Run:
 
     def _apply(self, block: Block, hit: Hit) -> None:
         """Decode one record of a kind that always counts, and apply it for all who asked for it."""
+        if hit.kind is None:
+            return
         askers = self._askers(hit.kind, self._always)
-        if not askers or hit.kind is None:
+        if not askers:
             return
         line, offset = _line(block, hit), block.offset + hit.start
         try:
@@ -266,13 +275,12 @@ class _Run:
                     if fold.projection.apply(fold.state, record, hit.kind, block.offset + hit.start):
                         done.add((fold.projection.name, hit.kind))
 
-    def _askers(self, kind: str | None, asked: dict[str, list[_Fold]]) -> list[_Fold]:
+    def _askers(self, kind: str, asked: dict[str, list[int]]) -> list[_Fold]:
         """Who asked for this kind, or for one above it."""
-        found = asked.get(kind or "")
-        if found is None and kind is not None:
-            above = kind.rpartition(".")[0]
-            asked[kind] = found = self._askers(above, asked) if above else []
-        return found or []
+        places = asked.get(kind)
+        if places is None:
+            places = sorted({place for each in above(kind) for place in asked.get(each, [])})
+        return [self._folds[place] for place in places]
 
     def _note_times(self, data: bytes | bytearray, end: int, odd: dict[int, Record[Any]]) -> None:
         """The times of the first and the last record, and the last one's ordinal."""
@@ -331,12 +339,12 @@ class _Run:
         return self._source.read_at(start, self._offset - start)
 
 
-def _by_kind(folds: Sequence[_Fold], kinds: Callable[[Projection], frozenset[str]]) -> dict[str, list[_Fold]]:
-    asked: dict[str, list[_Fold]] = {}
-    for fold in folds:
-        for kind in kinds(fold.projection):
-            asked.setdefault(kind, []).append(fold)
-    return asked
+def _by_kind(asked: Sequence[frozenset[str]]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for place, kinds in enumerate(asked):
+        for kind in kinds:
+            found.setdefault(kind, []).append(place)
+    return found
 
 
 class _Recent(NamedTuple):

@@ -13,11 +13,13 @@ protocol does not offer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.events.record import Record
 from engine.stores.layout import RolloutName, is_archived
-from engine.stores.sqlite import Transaction
+
+if TYPE_CHECKING:
+    from engine.stores.sqlite import Transaction
 
 
 class Stream(NamedTuple):

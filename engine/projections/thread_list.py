@@ -192,10 +192,10 @@ def _filters(query: ThreadQuery) -> tuple[list[str], dict[str, Value]]:
         values["archived"] = int(query.archived)
     for column, wanted in (("cwd", query.cwds), ("source", query.sources), ("model_provider", query.model_providers)):
         if wanted is not None:
-            where.append(f"threads.{column} IN (SELECT value FROM json_each(:{column}))")
+            where.append(f"threads.{column} IN (SELECT value FROM json_each(:{column}))")  # noqa: S608 - names of ours
             values[column] = msgspec.json.encode(list(wanted)).decode()
     if query.search:
-        where.append(f"instr(casefold(concat_ws(char(31), title, preview, first_user_message, {_NAME})), :search)")
+        where.append(_FOUND)
         values["search"] = query.search.casefold()
     return where, values
 
@@ -238,8 +238,12 @@ _MISSING = """EXISTS (
 _NOT_DISMISSED = f"(facts.dismissed_at_ms IS NULL OR NOT {_MISSING})"
 """A dismissed thread is one whose rollout is gone; it comes back with its rollout."""
 
-_NAME = """iif(coalesce(facts.name_at_ms, -1) >= coalesce(index_names.name_at_ms, -1), facts.name, nullif(index_names.name, ''))"""
+_NAME = """iif(
+    coalesce(facts.name_at_ms, -1) >= coalesce(index_names.name_at_ms, -1), facts.name, nullif(index_names.name, '')
+)"""
 """Two streams may name a thread: the later record counts, also one that takes the name away."""
+
+_FOUND = f"instr(casefold(concat_ws(char(31), title, preview, first_user_message, {_NAME})), :search)"
 
 _FROM = """FROM threads LEFT JOIN facts ON facts.thread_id = threads.id
     LEFT JOIN index_names ON index_names.thread_id = threads.id"""
@@ -247,4 +251,4 @@ _FROM = """FROM threads LEFT JOIN facts ON facts.thread_id = threads.id
 _SELECT = f"""
     SELECT {", ".join(f"threads.{column}" for column in COLUMNS)},
     {_MISSING}, {_NAME}, facts.archived_at_ms, facts.memory_mode, facts.memory_mode_at_ms {_FROM}
-"""  # noqa: S608 - the names are ours
+"""

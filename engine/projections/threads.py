@@ -12,7 +12,7 @@ present before missing, newest name first, active before archived.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -38,7 +38,9 @@ from engine.events.upcast import (
 )
 from engine.projections.projection import Change, Piece, Stream
 from engine.stores.layout import is_id, parse_path
-from engine.stores.sqlite import Transaction
+
+if TYPE_CHECKING:
+    from engine.stores.sqlite import Transaction
 
 TEXT_BYTES_MAX = 16 * 1024
 """Longer texts are cut in the row, so that a pasted file does not become part of every list; the rollout has it all."""

@@ -96,6 +96,9 @@ class Hand:
             folded = self._folder.fold(
                 Stream(job.path, name), source, {} if job.anew else job.marks, compressed=compressed
             )
+            if source.broken is not None and any(each.divergence is not None for each in folded):
+                # What was followed is not all there any more, because of damage to the file: the row keeps what it knew.
+                return Done(job.path, reason=source.broken)
             return Done(job.path, source.stat.size, folded)
         finally:
             source.close()

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import os
 import stat as stat_module
-import tempfile
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
@@ -252,6 +251,8 @@ class Files:
 
     def temporary(self, *, op: str) -> IO[bytes]:
         """A nameless file in the system's temporary folder, gone when it is closed."""
+        import tempfile  # noqa: PLC0415 - few readers need it
+
         return tempfile.TemporaryFile()
 
     @contextlib.contextmanager

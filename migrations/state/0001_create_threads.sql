@@ -17,7 +17,7 @@ CREATE TABLE streams (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX streams_by_thread ON streams (thread_id);
-CREATE INDEX streams_by_rollout ON streams (rollout_id);
+CREATE INDEX streams_by_rollout ON streams (rollout_id) WHERE rollout_id <> thread_id;
 
 CREATE TABLE watermarks (
     stream     TEXT    NOT NULL,
