@@ -72,7 +72,6 @@ def check_contract(projection):
         check_states_are_values(projection, records)
         check_effects_are_told(projection, records)
         check_latest_kinds_move_fields_of_their_own(projection, records)
-        check_wants(projection, records)
         check_pieces(projection, b"".join(conversation(mode)))
 
 
@@ -128,18 +127,6 @@ def check_latest_kinds_move_fields_of_their_own(projection, records):
             assert projection.encode(folded(projection, early)) == whole, f"it matters where a {kind} stands"
 
 
-def check_wants(projection, records):
-    """What is not wanted would have had no effect."""
-    state = projection.start(stream_of(PATH))
-    for record, kind, offset in records:
-        if kind in projection.kinds and not projection.wants(state, kind):
-            blob = projection.encode(state)
-            projection.apply(state, record, kind, offset)
-            assert projection.encode(state) == blob, f"a {kind} that was not wanted had an effect"
-        else:
-            projection.apply(state, record, kind, offset)
-
-
 def check_pieces(projection, data):
     """Through the engine's own fold: cut anywhere, in blocks of any size."""
     folder = Folder([projection], Options())
@@ -173,9 +160,6 @@ class Counts:
 
     def start(self, stream):
         return {"turns": 0, "at": None}
-
-    def wants(self, state, kind):
-        return True
 
     def apply(self, state, record, kind, offset):
         if kind == "turn_context":
@@ -284,13 +268,6 @@ class Piecewise(Counts):
         state["turns"] += 1
 
 
-class Unwilling(Counts):
-    """Does not want what would still have an effect."""
-
-    def wants(self, state, kind):
-        return state["turns"] < 1
-
-
 @pytest.mark.parametrize(
     ("broken", "rule"),
     [
@@ -305,7 +282,6 @@ class Unwilling(Counts):
         (Large, "at most 64 KiB"),
         (Meddling, "apply changes no record"),
         (Piecewise, "a rebuild equals"),
-        (Unwilling, "that was not wanted"),
     ],
 )
 def test_a_projection_that_breaks_a_rule_is_caught_by_it(broken, rule):
