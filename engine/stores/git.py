@@ -37,7 +37,9 @@ def git_facts(folder: str) -> GitFacts | None:
     facts: list[str | None] = []
     for ask in (_commit, _branch, _origin):
         try:
-            facts.append(ask(repository))
+            fact = ask(repository)
+            (fact or "").encode()  # a name that is no UTF-8 cannot be written into a record
+            facts.append(fact)
         except (pygit2.GitError, KeyError, ValueError, OSError):  # one odd name or a broken ref hides that fact alone
             facts.append(None)
     repository.free()
