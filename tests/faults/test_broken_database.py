@@ -76,7 +76,9 @@ def test_garbage_is_set_aside_byte_for_byte_and_the_engine_starts(folder: Path, 
     check_usable(again)
 
 
-@pytest.mark.parametrize("length", [0, 1, 2, 15, 16, 99, 100, 511, 512, PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 1, 20_000, -PAGE_BYTES])
+@pytest.mark.parametrize(
+    "length", [0, 1, 2, 15, 16, 99, 100, 511, 512, PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 1, 20_000, -PAGE_BYTES]
+)
 def test_a_file_cut_short_anywhere_lets_the_engine_start(folder: Path, length: int) -> None:
     content = whole(folder)[:length]
     (folder / "state_1.sqlite").write_bytes(content)
@@ -105,7 +107,9 @@ def test_a_damaged_schema_is_set_aside_with_its_wal(folder: Path) -> None:
 def test_damage_found_while_reading_is_told_and_after_quarantine_the_engine_starts_anew(folder: Path) -> None:
     content = whole(folder)
     root = page_of(folder, "fences")
-    (folder / "state_1.sqlite").write_bytes(content[: root * PAGE_BYTES] + b"\xff" * PAGE_BYTES + content[(root + 1) * PAGE_BYTES :])
+    (folder / "state_1.sqlite").write_bytes(
+        content[: root * PAGE_BYTES] + b"\xff" * PAGE_BYTES + content[(root + 1) * PAGE_BYTES :]
+    )
     database = opened(folder)
     with pytest.raises(StoreCorrupt) as caught, database.read() as transaction:
         transaction.row("SELECT count(*) FROM fences")
