@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -85,15 +86,21 @@ def test_a_second_release_does_not_free_the_next_owner(tmp_path: Path) -> None:
 
 def test_threads_that_release_at_once_do_it_once(tmp_path: Path) -> None:
     closed: list[str] = []
+    both = threading.Barrier(2)
 
-    class Slow(Files):
+    class Met(Files):
+        def remove(self, path, *, op):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(timeout=0.2)  # only where two are inside at once do they meet
+            super().remove(path, op=op)
+
         def close(self, fd, *, op):
             if op == "lock.close":
                 closed.append(op)
             super().close(fd, op=op)
 
-    lock = take(tmp_path, files=Slow())
-    racers = [threading.Thread(target=lock.release) for _ in range(8)]
+    lock = take(tmp_path, files=Met())
+    racers = [threading.Thread(target=lock.release) for _ in range(2)]
     for racer in racers:
         racer.start()
     for racer in racers:
