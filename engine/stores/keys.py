@@ -63,7 +63,8 @@ class Keys:
     def passed(self, count: int) -> None:
         """As many records without a key follow."""
         self._records += count
-        self._forget()
+        if self._batches:
+            self._forget()
 
     def written(self, key: str, items: Sequence[Item]) -> int:
         """How many of the batch's items are there already. Raises `KeyConflict` where they are others."""

@@ -318,7 +318,10 @@ class Recorder:
             self._unsynced += data
             if self._next is not None:
                 self._next += len(lines)
-            self._note(lines, items, first, key)
+            if key is None:
+                self._keys.passed(len(lines))
+            else:
+                self._keys.note([Keyed(key, at, len(items), digest_of(items[at])) for at in range(first, len(items))])
         except AppendFailed:
             raise
         except BaseException as error:
@@ -354,13 +357,6 @@ class Recorder:
             )
             for number, (item, name) in enumerate(batch)
         ]
-
-    def _note(self, lines: Sequence[bytes], items: Sequence[Item], first: int, key: str | None) -> None:
-        if key is None:
-            self._keys.passed(len(lines))
-            return
-        self._keys.passed(len(lines) - len(items) + first)
-        self._keys.note([Keyed(key, place, len(items), digest_of(items[place])) for place in range(first, len(items))])
 
     def _write_or_undo(self, fd: int, data: bytes) -> None:
         """The whole batch, or none of it: what was taken before a failure is cut off again."""

@@ -31,7 +31,7 @@ from engine.options import Options
 from engine.stores import recorder as recorder_module
 from engine.stores.files import Files
 from engine.stores.recorder import Appended, Counters, Position, Recorder
-from engine.testing.files import FaultyFiles, RecordingFiles
+from engine.testing.files import SHORT, FaultyFiles, RecordingFiles
 from tests.recording import NAME, item, items, lines, numbers, recorder, start
 
 T = '"timestamp":"2026-01-05T09:00:00.000Z"'
@@ -149,6 +149,13 @@ def test_the_next_ordinal_is_that_of_the_last_readable_record_and_one(path: Path
     opened.append(items(1, 2))
     opened.close()
     assert [json.loads(line)["ordinal"] for line in lines(path)[-2:]] == [following, following + 1]
+
+
+def test_a_byte_order_mark_does_not_hide_the_only_ordinal(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + record(40, "session_meta").encode())
+    opened = recorder(path)
+    assert opened.append(items(1)).position.ordinal == 41
+    opened.close()
 
 
 def test_a_legacy_stream_is_never_numbered(path: Path) -> None:
@@ -532,6 +539,41 @@ def test_a_first_batch_that_failed_to_sync_leaves_no_file(path: Path) -> None:
     assert numbers(path) == [2]
 
 
+def test_half_a_write_is_cut_off_at_once(path: Path) -> None:
+    """Not only by the next append, which may never come; and a full disk has its room back."""
+    faults: dict[int, int] = {}
+    files = FaultyFiles(Files(), lambda at, _: faults.get(at))
+    opened = recorder(path, start=start())
+    opened.append(items(1))
+    opened.close()
+    opened = recorder(path, files=files)
+    before = path.read_bytes()
+    files.forget()
+    faults.update({1: SHORT, 2: errno.ENOSPC})
+    with pytest.raises(AppendFailed, match="No space left"):
+        opened.append(items(2))
+    faults.clear()
+    assert [call.op for call in files.struck] == ["recorder.write"] * 2
+    assert path.read_bytes() == before
+    opened.close()
+
+
+def test_a_first_batch_that_failed_stays_where_somebody_else_wrote_behind_it(path: Path) -> None:
+    files = failing("sync_folder", "recorder.sync_folder")
+    opened = recorder(path, start=start(), files=files)
+    files.armed = True
+    with pytest.raises(AppendFailed):
+        opened.append(items(1))
+    files.armed = False
+    with open(path, "a") as file:
+        file.write(record(2))
+    before = path.read_bytes()
+    with pytest.raises(TruthGone):
+        opened.append(items(2))
+    opened.close()
+    assert path.read_bytes() == before
+
+
 def test_a_first_batch_that_failed_is_gone_after_close(path: Path) -> None:
     files = failing("sync_folder", "recorder.sync_folder")
     opened = recorder(path, start=start(), files=files)
@@ -614,6 +656,18 @@ class Gate(Files):
         self.open.set()
         self.waiting = threading.Semaphore(0)
         self.error: int | None = None
+        self.write_error: int | None = None
+        self.rewritten: list[tuple[bytes, int]] = []
+
+    def pwrite(self, fd: int, data: bytes, offset: int, *, op: str) -> int:
+        self.rewritten.append((data, offset))
+        return super().pwrite(fd, data, offset, op=op)
+
+    def write(self, fd: int, data: bytes, *, op: str) -> int:
+        if self.write_error is not None:
+            code, self.write_error = self.write_error, None
+            raise OSError(code, os.strerror(code))
+        return super().write(fd, data, op=op)
 
     def sync(self, fd: int, *, op: str) -> None:
         if not self.open.is_set():
@@ -733,6 +787,64 @@ def test_closing_waits_for_a_sync_that_is_under_way(path: Path, gated: tuple[Rec
     assert append[1][0].durability == "durable"
     assert opened._fd is None
     assert numbers(path) == [0, 1]
+
+
+def test_what_was_written_during_a_sync_is_not_taken_for_synced(
+    path: Path, gated: tuple[Recorder, Gate, Counters]
+) -> None:
+    """When the next sync fails it is written again, in its place."""
+    opened, gate, _ = gated
+    gate.open.clear()
+    syncing = in_thread(lambda: opened.append(items(1)))
+    assert gate.waiting.acquire(timeout=30)
+    begin = opened.position.offset
+    assert opened.append(items(2), durability="buffered").durability == "buffered"
+    gate.open.set()
+    syncing[0].join()
+    gate.error = errno.EIO
+    with pytest.raises(AppendFailed):
+        opened.sync()
+    opened.append(items(3))
+    assert gate.rewritten == [(path.read_bytes()[begin:].splitlines(keepends=True)[0], begin)]
+    assert numbers(path) == [0, 1, 2, 3]
+
+
+def test_the_file_is_not_opened_again_under_a_sync(path: Path, gated: tuple[Recorder, Gate, Counters]) -> None:
+    """A write fails while another append syncs; the third mends it, and has to wait: the number that is being synced
+    would mean another file by then.
+    """
+    opened, gate, _ = gated
+    gate.open.clear()
+    syncing = in_thread(lambda: opened.append(items(1)))
+    assert gate.waiting.acquire(timeout=30)
+    gate.write_error = errno.ENOSPC
+    with pytest.raises(AppendFailed):
+        opened.append(items(2))
+    mending = in_thread(lambda: opened.append(items(3)))
+    assert not gate.waiting.acquire(timeout=0.5), "it was opened again, and synced, while a sync was under way"
+    gate.open.set()
+    syncing[0].join()
+    mending[0].join()
+    assert [type(answer[0]) for _, answer in (syncing, mending)] == [Appended, Appended]
+    assert numbers(path) == [0, 1, 3]
+
+
+def test_closing_a_thread_whose_rollout_is_gone_waits_for_a_sync_too(
+    path: Path, gated: tuple[Recorder, Gate, Counters]
+) -> None:
+    opened, gate, _ = gated
+    gate.open.clear()
+    syncing = in_thread(lambda: opened.append(items(1)))
+    assert gate.waiting.acquire(timeout=30)
+    path.unlink()
+    with pytest.raises(TruthGone):
+        opened.append(items(2))
+    closing = in_thread(opened.close)
+    closing[0].join(timeout=0.5)
+    assert closing[0].is_alive(), "the descriptor was closed while a sync was under way"
+    gate.open.set()
+    syncing[0].join()
+    closing[0].join()
 
 
 def test_eight_threads_lose_nothing_and_ordinals_have_no_gap(path: Path) -> None:

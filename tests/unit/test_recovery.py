@@ -128,11 +128,12 @@ def test_a_complete_last_line_gets_its_lf(path: Path, tail: bytes) -> None:
     assert quarantined(path) == []
 
 
-def test_a_meta_without_its_lf_is_closed(path: Path) -> None:
-    path.write_bytes(META[:-1])
+@pytest.mark.parametrize("meta", [META, b"\xef\xbb\xbf" + META], ids=["plain", "with a byte order mark"])
+def test_a_meta_without_its_lf_is_closed(path: Path, meta: bytes) -> None:
+    path.write_bytes(meta[:-1])
     assert decided(path) == (Decision.CLOSE, 0)
     recorder(path).close()
-    assert path.read_bytes() == META
+    assert path.read_bytes() == meta
 
 
 def trimmed(path: Path, tail: bytes, number: int) -> None:
