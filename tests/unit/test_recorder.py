@@ -297,6 +297,21 @@ def test_the_newest_keys_are_the_last_to_be_forgotten(path: Path) -> None:
     opened.close()
 
 
+def test_a_key_that_was_completed_late_keeps_no_older_one_alive(path: Path) -> None:
+    """The first half of `a`, then `b`, then the rest of `a`: a thousand records after it `b` is forgotten, `a` is not."""
+    opened = recorder(path, start=start(), durability="buffered")
+    opened.append(items(1, 2), key="a")
+    opened.close()
+    path.write_bytes(b"".join(line + b"\n" for line in lines(path)[:2]))
+    opened = recorder(path, durability="buffered")
+    opened.append(items(3), key="b")
+    assert opened.append(items(1, 2), key="a").records == 1
+    opened.append(items(*range(999)))
+    assert opened.append(items(1, 2), key="a").records == 0
+    assert opened.append(items(3), key="b").records == 1
+    opened.close()
+
+
 def test_a_batch_of_more_than_a_thousand_is_known_by_its_end(path: Path) -> None:
     opened = recorder(path, start=start(), durability="buffered")
     batch = items(*range(1_500))
@@ -611,6 +626,21 @@ def test_closing_says_when_what_was_acknowledged_is_not_safe(path: Path) -> None
     files.armed = True
     with pytest.raises(AppendFailed, match="Input/output"):
         opened.close()
+
+
+def test_a_recorder_whose_close_failed_stays_closed(path: Path) -> None:
+    """The disk is well again, and the next append must not open the file behind the one who has it now."""
+    files = failing("sync", "recorder.sync")
+    opened = recorder(path, start=start(), durability="buffered", files=files)
+    opened.append(items(1))
+    files.armed = True
+    with pytest.raises(AppendFailed):
+        opened.close()
+    files.armed = False
+    files.forget()
+    with pytest.raises(EngineClosed):
+        opened.append(items(2))
+    assert files.calls == []
 
 
 def test_a_path_that_cannot_be_looked_at_is_a_typed_error_and_no_harm(path: Path) -> None:
