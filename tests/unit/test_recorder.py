@@ -343,6 +343,27 @@ def test_keys_of_other_programs_are_no_keys_of_ours(path: Path, key: str) -> Non
     opened.close()
 
 
+def test_metadata_is_part_of_what_a_key_stands_for(path: Path) -> None:
+    batch = [item_of({"type": "response_item", "payload": {"number": 1}, "metadata": {"client_authored": True}})]
+    opened = recorder(path, start=start())
+    opened.append(batch, key="k")
+    opened.close()
+    opened = recorder(path)
+    assert opened.append(batch, key="k").records == 0
+    with pytest.raises(KeyConflict):
+        opened.append([batch[0]._replace(metadata=None)], key="k")
+    opened.close()
+
+
+def test_places_that_contradict_each_other_are_a_conflict(path: Path) -> None:
+    """Not of our making; the newest counts."""
+    written = [record(at).removesuffix("}\n") + f',"key":"k#{place}"}}\n' for at, place in ((1, "0/2"), (2, "5/9"))]
+    opened = recorder(home_of(path, *written))
+    with pytest.raises(KeyConflict):
+        opened.append(items(0, 0), key="k")
+    opened.close()
+
+
 def test_a_position_that_is_not_the_present_one_is_refused(path: Path) -> None:
     opened = recorder(path, start=start())
     first = opened.append(items(1), expected=Position(None, 0)).position
