@@ -102,6 +102,24 @@ class LineageBroken(EngineError):
     """A fork's or revert's base cannot be read."""
 
 
+class ThreadHasReaders(EngineError):
+    """Other threads go on from this one and would lose their history with it; `readers` are their ids."""
+
+    def __init__(self, message: str, *, readers: list[str], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.readers = readers
+
+
+class NotRedactable(EngineError):
+    """The record cannot be redacted: it is the thread's identity, or no record."""
+
+    exit_code = 2
+
+
+class BundleUnusable(EngineError):
+    """The bundle is cut, altered or no bundle; nothing was written."""
+
+
 class ThreadArchived(EngineError):
     """The thread is archived; it has to be brought back before it can be appended to."""
 

@@ -42,7 +42,10 @@ MEMORY_MODE_SET = "memory_mode_set"
 ARCHIVE_BEGUN = "archive_begun"
 ARCHIVE_DONE = "archive_done"
 DISMISSED = "thread_dismissed"
+ERASE_BEGUN = "erase_begun"
 ERASED = "thread_erased"
+REDACTION_BEGUN = "redaction_begun"
+REDACTION_DONE = "redaction_done"
 
 _Values = dict[str, Value]
 _Effects = dict[tuple[str, str], _Values]
@@ -312,8 +315,21 @@ def _dismissed(_: Mapping[str, Any]) -> tuple[str, _Values]:
     return _upsert("dismissed_at_ms"), {}
 
 
+def _erase_begun(payload: Mapping[str, Any]) -> tuple[str, _Values]:
+    due_ms = payload.get("due_ms")
+    return _ERASE, {"pending": 1, "due_ms": due_ms if isinstance(due_ms, int) else None}
+
+
 def _erased(_: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _upsert("erased_at_ms"), {}
+    return _ERASE, {"pending": 0, "due_ms": None}
+
+
+def _redaction_begun(payload: Mapping[str, Any]) -> tuple[str, _Values]:
+    return _upsert("redaction"), {"redaction": msgspec.json.encode(payload).decode()}
+
+
+def _redaction_done(_: Mapping[str, Any]) -> tuple[str, _Values]:
+    return _upsert("redaction"), {"redaction": None}
 
 
 def _upsert(*columns: str) -> str:
@@ -332,7 +348,10 @@ _EFFECTS: dict[str, Callable[[Mapping[str, Any]], tuple[str, _Values]]] = {
     ARCHIVE_BEGUN: _archive_begun,
     ARCHIVE_DONE: _archive_done,
     DISMISSED: _dismissed,
+    ERASE_BEGUN: _erase_begun,
     ERASED: _erased,
+    REDACTION_BEGUN: _redaction_begun,
+    REDACTION_DONE: _redaction_done,
 }
 
 _ARCHIVE = """
@@ -341,6 +360,13 @@ _ARCHIVE = """
     ON CONFLICT (thread_id) DO UPDATE SET archived = excluded.archived, archive_pending = excluded.archive_pending,
     archived_at_ms = iif(:begun OR NOT :archived, excluded.archived_at_ms,
                          coalesce(facts.archived_at_ms, excluded.archived_at_ms))
+"""
+
+_ERASE = """
+    INSERT INTO facts (thread_id, erased_at_ms, erase_pending, erase_due_ms)
+    VALUES (:thread_id, iif(:pending, NULL, :at_ms), :pending, :due_ms)
+    ON CONFLICT (thread_id) DO UPDATE SET erased_at_ms = coalesce(excluded.erased_at_ms, facts.erased_at_ms),
+    erase_pending = excluded.erase_pending, erase_due_ms = excluded.erase_due_ms
 """
 
 _SET_INDEX_NAME = """
@@ -353,3 +379,14 @@ def unfinished_archives(transaction: Transaction) -> list[tuple[str, bool]]:
     """Threads whose move into or out of the archive was begun and not finished, and which way."""
     rows = transaction.rows("SELECT thread_id, archived FROM facts WHERE archive_pending = 1")
     return [(thread_id, bool(archived)) for thread_id, archived in rows]
+
+
+def unfinished_erasures(transaction: Transaction) -> list[tuple[str, int | None]]:
+    """Threads whose erasure was begun and not finished, and when their files in the trash are due (None: no trash)."""
+    rows = transaction.rows("SELECT thread_id, erase_due_ms FROM facts WHERE erase_pending = 1")
+    return [(thread_id, due_ms) for thread_id, due_ms in rows]
+
+
+def unfinished_redactions(transaction: Transaction) -> list[str]:
+    """The announcements (JSON) of redactions that were begun and not finished."""
+    return [text for (text,) in transaction.rows("SELECT redaction FROM facts WHERE redaction IS NOT NULL")]

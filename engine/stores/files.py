@@ -120,6 +120,11 @@ class Files:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
+    def remove_folder(self, path: str, *, op: str) -> None:
+        """Remove an empty folder, where it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(path)
+
     def open_lock(self, path: str, *, op: str) -> int:
         """A descriptor on a lock file (0600), made where it is missing, never truncated."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NOFOLLOW, 0o600)

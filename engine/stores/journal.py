@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from engine.clock import Clock
@@ -20,6 +20,7 @@ from engine.events.item import Item, line_of
 from engine.events.record import Rejected, decode
 from engine.options import Options
 from engine.stores.files import Files
+from engine.stores.fill import fill_lines
 from engine.stores.locks import locked
 from engine.stores.recorder import Position
 from engine.stores.rollouts import Damage, Located, PlainSource, lines_backwards, records
@@ -78,6 +79,15 @@ class Journal:
                     hint="Make room, mend the disk or let this user write there; then do it again.",
                     path=self._folder,
                 ) from error
+
+    def fill(self, other: Callable[[bytes], bytes | None]) -> tuple[int, int]:
+        """Put other lines of the same length in the place of those that `other` gives one for; how many, and their bytes.
+
+        Only an erasure does this. Raises as `append` does.
+        """
+        with self._mutex, self._locked():
+            filled = [fill_lines(path, other, options=self._options, files=self._files) for path in self.segments()]
+        return sum(count for count, _ in filled), sum(size for _, size in filled)
 
     def segments(self) -> list[Segment]:
         """The segments that are there, oldest first."""
