@@ -194,6 +194,20 @@ class Database:
         finally:
             self._mutex.release()
 
+    def scrub(self) -> None:
+        """Write the file anew and empty the -wal, so that no byte of what was removed from it is left in either.
+
+        Raises `StoreBusy` where others read or write for longer than `busy_wait_ms`.
+        """
+        if self._place is None:
+            return
+        with self._alone("scrub"):
+            link = self._writing_link()
+            with link.translated("scrub"):
+                link.connection.execute("VACUUM")
+                link.waits_from_now()
+                link.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
     def integrity(self) -> list[str]:
         """What SQLite's own check says: `["ok"]`, or one sentence for each damage found."""
         try:
