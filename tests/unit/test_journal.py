@@ -160,6 +160,10 @@ def test_a_segment_of_nothing_but_garbage_is_neither_cut_nor_taken_for_new(tmp_p
     garbage = b"garbage\n" * 50
     path = tmp_path / "journal/000000000000.jsonl"
     path.write_bytes(garbage)
+    full = FaultyFiles(Files(), lambda _, call: errno.ENOSPC if call.op == "journal.write" else None)
+    with pytest.raises(AppendFailed):
+        journal(tmp_path, segment_bytes_max=100, files=full).append(named("a"))
+    assert path.read_bytes() == garbage
     of = journal(tmp_path, segment_bytes_max=100)
     of.append(named("a"))
     of.append(named("b"))
