@@ -86,7 +86,7 @@ class KeyedRecord(msgspec.Struct):
 def _json(type_: str, value: Any) -> bytes:
     try:
         data = orjson.dumps(value)
-    except (TypeError, RecursionError) as error:
+    except TypeError as error:
         raise InvalidRequest(f"The {type_} item cannot be written as JSON: {error}.", hint=_JSON) from None
     if b"null" in data and not _is_finite(value):
         raise InvalidRequest(f"The {type_} item cannot be written as JSON: a number is not finite.", hint=_JSON)

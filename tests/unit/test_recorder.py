@@ -357,10 +357,14 @@ def test_metadata_is_part_of_what_a_key_stands_for(path: Path) -> None:
 
 def test_places_that_contradict_each_other_are_a_conflict(path: Path) -> None:
     """Not of our making; the newest counts."""
-    written = [record(at).removesuffix("}\n") + f',"key":"k#{place}"}}\n' for at, place in ((1, "0/2"), (2, "5/9"))]
-    opened = recorder(home_of(path, *written))
+    opened = recorder(path, start=start())
+    opened.append(items(1, 2), key="k")
+    opened.close()
+    with open(path, "a") as file:
+        file.write(record(3).removesuffix("}\n") + ',"key":"k#5/9"}\n')
+    opened = recorder(path)
     with pytest.raises(KeyConflict):
-        opened.append(items(0, 0), key="k")
+        opened.append(items(1, 2), key="k")
     opened.close()
 
 
