@@ -137,7 +137,7 @@ def test_twenty_that_open_write_and_set_aside_all_the_time_never_damage_a_file(t
     folder = tmp_path / "engine"
     _, said = start_all(folder, RESTARTER)
     turns, moved = (sum(column) for column in zip(*(map(int, line.split()) for line in said), strict=True))
-    assert moved > 5
+    assert moved > 0
     assert turns > moved
     database = state(folder)
     assert database.quarantined is None
