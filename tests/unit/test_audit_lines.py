@@ -325,10 +325,11 @@ def test_a_row_that_names_another_threads_rollout_is_told(untouched, tmp_path):
     with engine.open(str(tmp_path / "home")) as opened:
         opened.backfill()
     Seeding(tmp_path / "home", threads[0]).sql(
-        "UPDATE threads SET rollout_path = :theirs WHERE id = :id", theirs=threads[1].path
+        "UPDATE threads SET rollout_path = :theirs, model = 'none' WHERE id = :id", theirs=threads[1].path
     )
     with engine.open(str(tmp_path / "home")) as opened:
-        (found,) = opened.audit().findings
+        found, field = opened.audit().findings
+    assert (field.class_, field.field, field.row_value) == ("differing_field", "model", "none")
     assert (found.class_, found.thread_id, found.field) == ("wrong_path", threads[0].id, "rollout_path")
     assert (found.file_value, found.row_value) == (threads[0].path, threads[1].path)
 
@@ -460,6 +461,36 @@ def test_a_line_that_looks_whole_is_found_out_by_a_deep_look():
     assert (looked(data).records, looked(data).damage) == (2, [])
     deep = looked(data, deep=True)
     assert (deep.records, [each.look for each in deep.damage]) == (1, ["torn"])
+
+
+@pytest.mark.parametrize("added", [b"\0", b"\xff", b"\xe6\x87"])
+def test_a_byte_that_cannot_be_in_a_record_is_seen_without_a_deep_look(added):
+    data = numbered(0) + numbered(1, payload='{"a":"b"}').replace(b"b", added) + numbered(2)
+    assert (looked(data).records, [each.offset for each in looked(data).damage]) == (2, [len(numbered(0))])
+
+
+def test_a_damaged_record_that_a_fold_asked_for_is_told_once(tmp_path):
+    """It was once told as damage and, as the fold had set it aside, a second time."""
+    thread = make_rollout(tmp_path, size=6_000, mode="legacy", seed=2)
+    lines = (tmp_path / thread.path).read_bytes().splitlines(keepends=True)
+    (at, context) = next((at, line) for at, line in enumerate(lines) if b'"type":"turn_context"' in line)
+    (tmp_path / thread.path).write_bytes(b"".join([*lines[:at], context[:-20] + b"\n", *lines[at:]]))
+    for deep in (False, True):
+        with engine.open(str(tmp_path)) as opened:
+            opened.backfill()
+            found = opened.audit(deep=deep).findings
+        assert [(each.class_, each.offset) for each in found] == [("damaged_span", len(b"".join(lines[:at])))]
+
+
+def test_a_lost_first_line_is_told_though_a_later_one_says_who_the_thread_is(tmp_path):
+    thread = make_rollout(tmp_path, size=6_000, mode="legacy", seed=2)
+    meta, *lines = (tmp_path / thread.path).read_bytes().splitlines(keepends=True)
+    (tmp_path / thread.path).write_bytes(b"".join([*lines[:3], meta, *lines[3:]]))
+    with engine.open(str(tmp_path)) as opened:
+        opened.backfill()
+        (found,) = opened.audit().findings
+    assert (found.class_, found.thread_id) == ("missing_meta", thread.id)
+    assert "a later one says who" in found.message
 
 
 def test_a_deep_look_counts_kinds_and_names_those_that_nobody_knows():

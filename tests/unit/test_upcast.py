@@ -61,7 +61,7 @@ def test_what_a_spawn_says_of_its_parent_is_taken_from_the_source():
         b'{"subagent":{"thread_spawn":{"parent_thread_id":5}}}',
         b'{"custom":{"thread_spawn":{"parent_thread_id":"p"}}}',
         b'["thread_spawn"]',
-        b'{"subagent":{"thread_spawn":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        b'{"subagent":{"thread_spawn":{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}}",
     ],
 )
 def test_any_other_source_says_nothing_of_a_parent(raw):
