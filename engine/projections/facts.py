@@ -269,7 +269,7 @@ def _gather_journal(found: Located, effects: _Effects) -> None:
         return
     try:
         payload = msgspec.json.decode(found.record.payload, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         return
     thread_id = payload.get("thread_id")
     effect = _EFFECTS.get(str(payload.get("type")))

@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,9 @@ def test_there_and_back_is_the_same_file(home: Home, content: bytes) -> None:
     found = squeeze(home, put(home, content, mode=0o440))
     assert (found.path, found.compressed) == (PATH, True)
     assert names(home) == [stored(home).name]
-    assert unpacked(stored(home).read_bytes()) == content
+    data = stored(home).read_bytes()
+    assert unpacked(data) == content
+    assert read_table(lambda at, size: data[at : at + size], len(data)) is not None
     assert (stored(home).stat().st_mtime_ns, stored(home).stat().st_mode & 0o777) == (MTIME_NS, 0o440)
     found = restore(home, found)
     assert (found.path, found.compressed) == (PATH, False)
@@ -248,7 +251,10 @@ def test_a_frame_that_is_larger_than_its_table_says_is_not_begun(home: Home) -> 
     plain(home).unlink()
     stored(home).write_bytes(bomb + compression.render_table([compression.Frame(len(bomb), 10)]))
     source = open_source(str(stored(home)), compressed=True, files=FILES, options=OPTIONS)
+    tracemalloc.start()
     assert source.read_at(0, 10) == b""
+    assert tracemalloc.get_traced_memory()[1] < 10 * 1024 * 1024
+    tracemalloc.stop()
     assert source.broken is not None
     source.close()
 
@@ -290,6 +296,7 @@ def test_a_name_that_is_taken_at_the_last_moment_is_never_replaced(home: Home) -
 @pytest.mark.parametrize("at", ["compress.create", "compress.sync", "compress.link", "compress.sync_folder"])
 def test_what_somebody_appends_meanwhile_is_kept(home: Home, at: str) -> None:
     content = lines(10)
+    linked: list[str] = []
 
     class Meddled(Files):
         def _meddle(self, op):
@@ -306,6 +313,7 @@ def test_what_somebody_appends_meanwhile_is_kept(home: Home, at: str) -> None:
             self._meddle(op)
 
         def link(self, source, target, *, op):
+            linked.append(op)
             super().link(source, target, op=op)
             self._meddle(op)
 
@@ -317,6 +325,7 @@ def test_what_somebody_appends_meanwhile_is_kept(home: Home, at: str) -> None:
         squeeze(home, put(home, content), Meddled())
     assert plain(home).read_bytes() == content + b"{}\n"
     assert names(home) == [plain(home).name]
+    assert bool(linked) == (at in ("compress.link", "compress.sync_folder"))  # else it was seen before there were two
 
 
 def test_the_new_form_stays_where_the_old_one_vanished_at_the_last_moment(home: Home) -> None:

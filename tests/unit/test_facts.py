@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.clock import SystemClock
@@ -31,7 +31,8 @@ NINE = 1_767_603_600_000  # 2026-01-05T09:00:00Z
 class Bench:
     """A home with its database, its journal written by the test itself."""
 
-    def __init__(self, path: Path, files=None) -> None:
+    def __init__(self, path: Path, files=None, *, in_memory: bool = False) -> None:
+        self.in_memory = in_memory
         self.path = path
         self.files = files or Files()
         self.options = Options(busy_wait_ms=20_000)
@@ -44,7 +45,7 @@ class Bench:
         clock = SystemClock()
         parts = {"options": self.options, "clock": clock, "files": self.files}
         state = f"{self.path}/engine"
-        self.database = Database.open(state, "state", 1, migrations="state", **parts)
+        self.database = Database.open(None if self.in_memory else state, "state", 1, migrations="state", **parts)
         self.facts = Facts(Home(str(self.path), state), self.database, Journal(state, **parts), **parts)
 
     def forget(self) -> None:
@@ -135,6 +136,14 @@ def test_an_archive_has_the_time_it_was_asked_for_and_is_pending_until_it_is_don
         assert unfinished_archives(transaction) == []
 
 
+def test_an_archive_that_was_noted_as_undone_and_done_again_has_the_later_time(bench: Bench) -> None:
+    bench.tell("archive_begun", archived=True)
+    bench.facts.catch_up()
+    bench.tell("archive_done", archived=False, at="09:00:01.000")
+    bench.tell("archive_done", archived=True, at="09:00:02.000")
+    assert bench.rows(ARCHIVE) == [(1, NINE + 2000, 0)]
+
+
 def test_what_is_not_known_or_not_right_is_passed_over(bench: Bench) -> None:
     bench.tell("thread_named", name="good")
     bench.tell("agent_closed_in_a_later_release", name="x")
@@ -194,6 +203,7 @@ def test_lines_of_the_index_that_cannot_be_read_are_passed_over(bench: Bench) ->
     bench.index(b'garbage\n{}\n{"id":"x","thread_name":"n"}\n{"id":7}\n\xff\n\n')
     bench.index(b'{"id":"%s","thread_name":null,"updated_at":"x"}\n' % A.encode())
     bench.index(entry(A.upper(), "good", "no time"))
+    bench.index(b'{"id":"%s","thread_name":"deep","x":%b}\n' % (A.encode(), b"[" * 5000 + b"]" * 5000))
     bench.index(b'{"id":"%s","thread_name":"torn' % B.encode())
     assert bench.rows("thread_id, name, name_at_ms", "index_names") == [(A, "good", 0)]
 
@@ -345,9 +355,13 @@ STEPS = st.lists(st.tuples(TAGS, st.sampled_from([A, B]), st.integers(0, 3), st.
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@example(steps=[("archive_begun", A, 0, "c"), ("archive_done", A, 0, ".")])
+@example(steps=[("archive_begun", A, 0, "c"), ("archive_done", A, 1, ".")])
+@example(steps=[("archive_done", A, 0, "c"), ("archive_done", A, 0, ".")])
+@example(steps=[("archive_done", A, 1, "c"), ("archive_done", A, 0, ".")])
 @given(steps=STEPS)
 def test_any_split_into_catch_ups_gives_what_one_gives(tmp_path_factory: pytest.TempPathFactory, steps) -> None:
-    split, at_once = (Bench(tmp_path_factory.mktemp("facts")) for _ in range(2))
+    split, at_once = (Bench(tmp_path_factory.mktemp("facts"), in_memory=True) for _ in range(2))
     for number, (tag, thread, value, then) in enumerate(steps):
         fields = {"name": f"n{value}", "memory_mode": f"m{value}", "archived": value % 2 == 0}
         for each in (split, at_once):
