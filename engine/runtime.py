@@ -23,9 +23,11 @@ from engine.projections.check import Checker
 from engine.projections.facts import Facts
 from engine.projections.flush import Flush
 from engine.projections.fresh import Fresh
+from engine.projections.history import History
 from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner
 from engine.projections.status import Status, read_status
+from engine.stores.alive import Alive
 from engine.stores.files import Files
 from engine.stores.journal import Journal
 from engine.stores.layout import Home, open_home
@@ -48,6 +50,7 @@ class Engine:
         self._options = options
         self._clock = clock
         self._files = files
+        self._alive = Alive()
         self._database = self._open_database("state", STATE_SHAPE)
         self._jobs = self._open_jobs()
         self._wire()
@@ -65,6 +68,7 @@ class Engine:
 
     def backfill(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
         """Bring every row up to date with every rollout; see `engine.projections.backfill`."""
+        self._alive.check()
         report = self._backfill.run(workers=workers, progress=progress)
         if report.status == "complete" and self._home.state is not None:
             remove_older_shapes(self._home.state, "state", STATE_SHAPE, clock=self._clock, files=self._files)
@@ -72,6 +76,7 @@ class Engine:
 
     def rebuild(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
         """Fold every rollout anew, thread by thread, while readers go on; a damaged database is set aside first."""
+        self._alive.check()
         if self._database.integrity() != ["ok"]:
             self._database.replace()
         self._facts.rebuild()
@@ -79,15 +84,28 @@ class Engine:
 
     def audit(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
         """Compare every row with every rollout; writes nothing."""
+        self._alive.check()
         return self._auditor.run(deep=deep, progress=progress)
 
     def status(self) -> Status:
         """How the home stands: threads, lag, set-aside records, back-fill, counters."""
-        counters = {**asdict(self._counters), **asdict(self._flush.counters)}
-        return read_status(self._home, self._database, self._runner, self._leases, counters)
+        self._alive.check()
+        return read_status(self._home, self._database, self._runner, self._leases, self.counters)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was done since the home was opened here: appends, syncs, flushes, touches, upserts, transactions, waits."""
+        several = (self._counters, self._flush.counters, self._runner.counters, self._database.counters)
+        return {name: count for counters in several for name, count in asdict(counters).items()}
 
     def close(self) -> None:
-        """Close the threads that are open, write what their rows lack, close everything; a second call does nothing."""
+        """Close the threads that are open, write what their rows lack, close everything; a second call does nothing.
+
+        In a forked child it does nothing at all: what is open belongs to the parent.
+        """
+        if self._alive.forked:
+            return
+        self._alive.close()
         try:
             self._writers.close()
         finally:
@@ -135,10 +153,11 @@ class Engine:
         journal = Journal(home.state, options=options, clock=clock, files=files)
         self._facts = Facts(home, database, journal, options=options, clock=clock, files=files)
         catch_up = CatchUp(self._runner, database, options=options, clock=clock)
-        fresh = Fresh(self._flush, self._facts, catch_up)
-        parts = WriterParts(home, self._flush, self._counters, options, clock, files)
-        self._writers = Writers(parts, journal, self._facts, fresh, version=__version__)
-        self.threads = Threads(home, database, fresh, checker, self._writers, clock=clock, files=files)
+        fresh = Fresh(database, self._flush, self._facts, catch_up, self._alive)
+        history = History(home, database, fresh, options=options, files=files)
+        parts = WriterParts(home, self._flush, history, self._alive, self._counters, options, clock, files)
+        self._writers = Writers(parts, journal, self._facts, version=__version__)
+        self.threads = Threads(home, database, fresh, checker, history, self._writers, clock=clock, files=files)
         self._auditor = Auditor(home, database, checker, options=options, files=files)
 
 

@@ -8,23 +8,25 @@ the rows follow later. Safe to call from many threads; one turn at a time is the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import msgspec
 
 from engine.clock import Clock
-from engine.errors import EngineClosed, ForkedEngine
+from engine.errors import EngineClosed, InvalidRequest
 from engine.events import compose
-from engine.events.item import Item, item_of
+from engine.events.item import item_of
 from engine.events.policy import is_persisted
 from engine.events.record import Rejected, decode_as
 from engine.options import Options
 from engine.projections.flush import Flush
+from engine.projections.history import History, StoredRecord
+from engine.stores.alive import Alive
 from engine.stores.files import Files
-from engine.stores.layout import Home
+from engine.stores.layout import Home, locate
 from engine.stores.recorder import Appended, Counters, Durability, Position, Recorder
 from engine.stores.rollouts import lines_backwards, open_source
 from engine.stores.writer_lock import WriterLock
@@ -33,7 +35,11 @@ from engine.turn import Turn
 _USAGE = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens", "total_tokens")
 _TOKEN_MARK = b'"token_count"'
 _MARK_WITHIN = 200
-_COPY_BATCH = 500
+
+SETTINGS = (
+    "cwd model model_provider reasoning_effort approval_policy sandbox_policy permission_profile context_window".split()
+)
+"""What a turn runs under. `permission_profile` follows from `sandbox_policy` where it is not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class WriterParts:
 
     home: Home
     flush: Flush
+    history: History
+    alive: Alive
     counters: Counters
     options: Options
     clock: Clock
@@ -77,7 +85,8 @@ class Thread:
         self._durability: Durability = durability
         self._parts = parts
         self._usage: dict[str, int] | None = None
-        self._usage_mutex = threading.Lock()
+        self._mutex = threading.Lock()
+        """Guards the settings and the usage."""
         self._closed = False
         self._tell_closed = closed
 
@@ -121,22 +130,28 @@ class Thread:
         are left out do not count for the key.
         """
         self._check()
+        if durability is not None:
+            check_durability(durability)
         kept = [item for item in map(item_of, items) if is_persisted(item.kind, self.history_mode)]
-        return self._append(kept, key=key, expected=expected, durability=durability)
+        is_new = not self._recorder.exists
+        answer = self._recorder.append(kept, key=key, expected=expected, durability=durability)
+        if answer.records:
+            kinds = {item.kind for item in kept}
+            self._parts.flush.note(self._identity.path, kinds | {"session_meta"} if is_new else kinds)
+        return answer
 
-    def begin(self, copied: Iterable[Item] = ()) -> None:
-        """Make the rollout now, with these items behind its session_meta; nothing where it is there already."""
-        batch: list[Item] = []
-        for item in copied:
-            batch.append(item)
-            if len(batch) >= _COPY_BATCH:
-                self._append(batch)
-                batch = []
-        if batch:
-            self._append(batch)
-        elif not self._recorder.exists:
+    def begin(self) -> None:
+        """Make the rollout now, with nothing but its session_meta; nothing where it is there already."""
+        self._check()
+        if not self._recorder.exists:
             self._recorder.begin()
             self._parts.flush.note(self._identity.path, {"session_meta"})
+
+    def read(self, start: Position | None = None) -> Iterator[StoredRecord]:
+        """The thread's records, oldest first, what it was forked from before its own; see `History.read`."""
+        self._check()
+        found = locate(self._parts.home, self._identity.path, self._parts.files)
+        return iter(()) if found is None else self._parts.history.read(found, start)
 
     def turn(self) -> Turn:
         """A new turn, to be used in a `with` block."""
@@ -144,23 +159,27 @@ class Thread:
         return Turn(self, self.new_id())
 
     def settings(self, **changes: Any) -> Appended:
-        """Change `model`, `model_provider`, `reasoning_effort`, `cwd`, `approval_policy`, `sandbox_policy`."""
-        self._settings.update(changes)
-        return self.append([compose.thread_settings(self._settings)])
+        """Change what the next turns run under; each of `SETTINGS` may be given. Raises `InvalidRequest` for others."""
+        self._check()
+        with self._mutex:
+            settings = changed_settings(self._settings, changes)
+            answer = self.append([compose.thread_settings(self.id, settings)])
+            self._settings = settings
+            return answer
 
     def add_usage(self, usage: Mapping[str, int]) -> Appended:
         """Add what one request used to the thread's running total, and write both."""
-        with self._usage_mutex:
+        self._check()
+        with self._mutex:
             total = self._usage if self._usage is not None else self._stored_usage()
             total = {name: total.get(name, 0) + usage.get(name, 0) for name in _USAGE}
             answer = self.append([compose.token_count(total, usage, context_window=self.context_window)])
             self._usage = total
             return answer
 
-    def end_turn(self, turn: Turn, items: Sequence[Mapping[str, Any]]) -> Appended:
+    def end_turn(self, items: Sequence[Mapping[str, Any]]) -> Appended:
         """Write how a turn ended; with durability `turn` this is where the sync is."""
-        durability: Durability | None = "durable" if self._durability == "turn" else None
-        return self.append(items, durability=durability)
+        return self.append(items, durability="durable" if self._durability == "turn" else None)
 
     def sync(self) -> Position:
         """Return when everything acknowledged so far is on the medium."""
@@ -169,13 +188,14 @@ class Thread:
 
     def close(self) -> None:
         """Sync, give the lock back; a second call does nothing. In a forked child it only lets go of the copy."""
-        if self._closed:
+        if self._closed or self._lock.forked:
             return
         self._closed = True
         try:
             self._recorder.close()
         finally:
             self._lock.release()
+            self._parts.flush.note_closed(self._identity.path)
             self._tell_closed(self)
 
     def new_id(self) -> str:
@@ -194,21 +214,8 @@ class Thread:
     ) -> None:
         self.close()
 
-    def _append(self, items: Sequence[Item], **how: Any) -> Appended:
-        if not items:
-            return Appended(self._recorder.position, how.get("durability") or self._durability, 0)
-        is_new = not self._recorder.exists
-        answer = self._recorder.append(items, **how)
-        if answer.records:
-            kinds = {item.kind for item in items}
-            self._parts.flush.note(self._identity.path, kinds | {"session_meta"} if is_new else kinds)
-        return answer
-
     def _check(self) -> None:
-        if self._lock.forked:
-            raise ForkedEngine(
-                "This process is a fork of the one that opened the thread.", hint="Open the home again in this process."
-            )
+        self._parts.alive.check()
         if self._closed:
             raise EngineClosed(f"The thread {self.id} is closed.", hint="Resume it to go on.")
 
@@ -226,6 +233,29 @@ class Thread:
         finally:
             source.close()
         return {}
+
+
+def changed_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with these changes, as they can be written. Raises `InvalidRequest`."""
+    if unknown := sorted(set(changes) - set(SETTINGS)):
+        raise InvalidRequest(f"There is no setting {unknown[0]!r}.", hint=f"The settings are {', '.join(SETTINGS)}.")
+    changed = {**settings, **changes}
+    if "sandbox_policy" in changes or "cwd" in changes:
+        changed["permission_profile"] = changes.get("permission_profile")
+    if not isinstance(changed["sandbox_policy"], Mapping):
+        raise InvalidRequest("A sandbox_policy is an object.", hint='Give {"type": "read-only"} or another.')
+    if not isinstance(changed["cwd"], str) or not changed["cwd"].startswith("/"):
+        raise InvalidRequest(
+            f"The cwd {changed['cwd']!r} is not an absolute path.", hint="Give the folder's full path."
+        )
+    return changed
+
+
+def check_durability(durability: str) -> None:
+    """Raises `InvalidRequest` for a word that is none of the three."""
+    if durability not in get_args(Durability):
+        words = ", ".join(get_args(Durability))
+        raise InvalidRequest(f"There is no durability {durability!r}.", hint=f"Use one of {words}.")
 
 
 def _token_lines(lines: Iterator[tuple[int, bytes, bool]]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ the row's watermark, and counts and reports a difference. None of them needs a l
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +18,7 @@ from engine.errors import InvalidRequest, RolloutUnreadable, StoreError, ThreadN
 from engine.projections.catchup import Partial
 from engine.projections.check import Checked, Checker, Difference, differences
 from engine.projections.fresh import Fresh
+from engine.projections.history import History, StoredRecord
 from engine.projections.registry import THREADS
 from engine.projections.thread_list import (
     Page,
@@ -74,6 +75,7 @@ class Threads:
         database: Database,
         fresh: Fresh,
         checker: Checker,
+        history: History,
         writers: Writers,
         *,
         clock: Clock,
@@ -83,6 +85,7 @@ class Threads:
         self._database = database
         self._fresh = fresh
         self._checker = checker
+        self._history = history
         self.create = writers.create
         self.resume = writers.resume
         self.fork = writers.fork
@@ -125,27 +128,21 @@ class Threads:
             search=search,
             counts=counts,
         )
-        partial = self._fresh.look()
-        with self._database.read() as transaction:
-            page = list_threads(transaction, query)
+        page, partial = self._fresh.ask(lambda transaction: list_threads(transaction, query))
         return self._answer(page, partial)
 
     def get(self, thread_id: str) -> ThreadRow | None:
         """One thread's row, or None where no thread has the id. Raises `InvalidRequest` for what is not an id."""
         _check_id(thread_id)
-        self._fresh.look()
-        with self._database.read() as transaction:
-            row = get_thread(transaction, thread_id)
+        row, _ = self._fresh.ask(lambda transaction: get_thread(transaction, thread_id), thread_id=thread_id)
         return None if row is None else self._absolute(row)
 
     def fetch(self, thread_id: str) -> FetchedThread:
         """One thread from its file, compared with its row. Raises `ThreadNotFound`, `RolloutUnreadable`."""
         _check_id(thread_id)
-        self._fresh.look()
-        with self._database.read() as transaction:
-            stored = get_stored(transaction, thread_id)
-            row = None if stored is None else row_of(*stored)
-            mark = self._mark(transaction, row) if row is not None else None
+        (stored, row, mark), _ = self._fresh.ask(
+            lambda transaction: self._stored(transaction, thread_id), thread_id=thread_id
+        )
         if stored is None or row is None:
             raise ThreadNotFound(
                 f"There is no thread {thread_id} in {self._home.path}.",
@@ -163,6 +160,22 @@ class Threads:
         if checked is None:
             return self._lost(msgspec.structs.replace(row, missing=True))
         return self._compared(stored, row, checked, mark)
+
+    def read(self, thread_id: str) -> Iterator[StoredRecord]:
+        """A thread's records, oldest first, what it was forked from before its own, without any lock.
+
+        Each is (ordinal, timestamp, kind, payload). Raises `ThreadNotFound`, `TruthGone`, `LineageBroken`,
+        `RolloutUnreadable`.
+        """
+        _, found = self._history.find(thread_id)
+        return self._history.read(found)
+
+    def _stored(
+        self, transaction: Transaction, thread_id: str
+    ) -> tuple[Stored | None, ThreadRow | None, Watermark | None]:
+        stored = get_stored(transaction, thread_id)
+        row = None if stored is None else row_of(*stored)
+        return stored, row, None if row is None else self._mark(transaction, row)
 
     def _check(self, row: ThreadRow, mark: Watermark | None) -> Checked | None:
         """The rollout folded anew, or None where it is gone. It is looked for twice: compressing moves it meanwhile."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.errors import InvalidRequest
+from engine.errors import EngineError, InvalidRequest
 from engine.events import compose
 
 if TYPE_CHECKING:
@@ -93,13 +93,18 @@ class Turn:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:
+            end = compose.task_complete(self.id, self._started_ms, self._now(), last_agent_message=self._last_message)
+            self._end(end)
+            return
+        try:
+            self._end(compose.turn_aborted(self.id, self._started_ms, self._now(), reason="interrupted"))
+        except EngineError as failure:  # what the application raised is what it has to hear of
+            error.add_note(f"The turn {self.id} could not be ended in its rollout: {failure}")
+
+    def _end(self, end: compose.Raw) -> None:
         items = [item for call_id in self._open_calls for item in self._output(call_id, _NO_OUTPUT, success=False)]
-        now = self._now()
-        if kind is None:
-            end = compose.task_complete(self.id, self._started_ms, now, last_agent_message=self._last_message)
-        else:
-            end = compose.turn_aborted(self.id, self._started_ms, now, reason="interrupted")
-        self._thread.end_turn(self, [*items, end])
+        self._thread.end_turn([*items, end])
 
     def _place(self) -> tuple[str, str, str, str]:
         return self._thread.history_mode, self._thread.id, self.id, self._thread.new_id()

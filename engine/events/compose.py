@@ -11,9 +11,13 @@ from typing import Any
 
 import orjson
 
+from engine.events.permissions import profile_of
 from engine.events.policy import PAGINATED
 
 Raw = dict[str, Any]
+
+_UNKNOWN = "unknown"
+"""The format wants a model and its provider by name; this stands where the application gave none."""
 
 
 def event(tag: str, **fields: Any) -> Raw:
@@ -51,7 +55,10 @@ def turn_context(turn_id: str, settings: Mapping[str, Any]) -> Raw:
         "cwd": settings["cwd"],
         "approval_policy": settings["approval_policy"],
         "sandbox_policy": settings["sandbox_policy"],
-        "model": settings["model"] or "unknown",
+        "permission_profile": _profile(settings),
+        "model": settings["model"] or _UNKNOWN,
+        "collaboration_mode": _collaboration(settings),
+        "realtime_active": False,
         "summary": "auto",
     }
     if settings.get("reasoning_effort"):
@@ -164,15 +171,31 @@ def token_count(total: Mapping[str, int], last: Mapping[str, int], *, context_wi
     return event("token_count", info=info, rate_limits=None)
 
 
-def thread_settings(settings: Mapping[str, Any]) -> Raw:
+def thread_settings(thread_id: str, settings: Mapping[str, Any]) -> Raw:
     """The settings in force from here on."""
     fields = {
-        "model": settings["model"] or "unknown",
-        "model_provider_id": settings["model_provider"] or "unknown",
+        "model": settings["model"] or _UNKNOWN,
+        "model_provider_id": settings["model_provider"] or _UNKNOWN,
         "approval_policy": settings["approval_policy"],
-        "sandbox_policy": settings["sandbox_policy"],
+        "approvals_reviewer": "user",
+        "permission_profile": _profile(settings),
         "cwd": settings["cwd"],
+        "collaboration_mode": _collaboration(settings),
     }
     if settings.get("reasoning_effort"):
         fields["reasoning_effort"] = settings["reasoning_effort"]
-    return event("thread_settings_applied", thread_settings=fields)
+    return event("thread_settings_applied", thread_id=thread_id, thread_settings=fields)
+
+
+def _profile(settings: Mapping[str, Any]) -> Raw:
+    """The profile that is in force, as it was read where a rollout had one."""
+    return settings.get("permission_profile") or profile_of(settings["sandbox_policy"], settings["cwd"])
+
+
+def _collaboration(settings: Mapping[str, Any]) -> Raw:
+    asked = {
+        "model": settings["model"] or _UNKNOWN,
+        "reasoning_effort": settings.get("reasoning_effort"),
+        "developer_instructions": None,
+    }
+    return {"mode": "default", "settings": asked}

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 
 from engine.clock import Clock
-from engine.errors import StoreBusy, StoreReadOnly
+from engine.errors import StoreBusy, StoreFull, StoreReadOnly
 from engine.options import Options
 from engine.projections.runner import Runner, Scan, Stale
 from engine.stores.sqlite import Database
@@ -49,8 +49,8 @@ class CatchUp:
             if self._partial is None and self._is_recent():
                 return None
             self._partial = self._catch_up(deadline_ms)
-        except StoreBusy:
-            # Somebody else writes: the rows are theirs to bring up to date, and a reader does not wait for them.
+        except (StoreBusy, StoreFull):
+            # Somebody else writes, or nobody can: a reader does not wait for the rows to come up to date.
             self._partial = Partial(0, None)
         except StoreReadOnly:
             pass  # the rows are as old as they are; what they are behind by, `status` tells
@@ -58,6 +58,17 @@ class CatchUp:
             self._looked_ms = self._clock.boot_ms()
             self._mutex.release()
         return self._partial
+
+    def look_for(self, thread_id: str) -> None:
+        """Fold what the rollouts of one thread hold, as their names tell; costs a stat a file."""
+        stale = [each for each in self._runner.scan() if each.found.name.thread_id == thread_id.lower()]
+        if stale:
+            self._fold(stale)
+
+    def forget(self) -> None:
+        """The rows are not those that were looked at: look anew."""
+        with self._mutex:
+            self._partial, self._looked_ms = None, None
 
     def _is_recent(self) -> bool:
         return self._looked_ms is not None and self._clock.boot_ms() - self._looked_ms < self._options.scan_interval_ms

@@ -21,11 +21,10 @@ from engine.options import Options
 from engine.projections.projection import Projection
 from engine.projections.runner import Runner, Stale
 from engine.stores.files import Files
-from engine.stores.layout import Home, locate
+from engine.stores.layout import Found, Home, locate
 from engine.stores.sqlite import Database
 
-QUERY_WAIT_S = 0.25
-"""How long a query waits for a flush that somebody else has under way; then it answers with what is there."""
+_FOREVER_MS = 1 << 62
 
 
 @dataclass(slots=True)
@@ -33,10 +32,10 @@ class FlushCounters:
     """What became of appends, for the tables."""
 
     flushes: int = 0
-    streams: int = 0
+    flushes_failed: int = 0
+    streams_flushed: int = 0
     touches_written: int = 0
     touches_suppressed: int = 0
-    failed: int = 0
 
 
 class Flush:
@@ -62,11 +61,13 @@ class Flush:
         self._asked = frozenset().union(*(projection.kinds | projection.latest for projection in projections))
         self._mutex = threading.Lock()
         self._state = threading.Lock()
-        self._dirty: set[str] = set()
-        self._held_touches: dict[str, int] = {}
+        self._dirty: dict[str, bool] = {}
+        """By path, whether a row changes; False is a touch."""
+        self._held: set[str] = set()
+        """Streams whose touch waits for the interval to end."""
         self._touched_ms: dict[str, int] = {}
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._timer: threading.Thread | None = None
         self.counters = FlushCounters()
 
@@ -75,29 +76,34 @@ class Flush:
         changes = any(kind in self._asked or any(each in self._asked for each in above(kind)) for kind in kinds)
         now_ms = self._clock.boot_ms()
         with self._state:
-            if changes:
-                self._dirty.add(path)
-            elif now_ms - self._touched_ms.get(path, -(1 << 62)) >= self._options.touch_interval_s * 1000:
-                self._dirty.add(path)
-                self.counters.touches_written += 1
-            else:
-                self._held_touches[path] = now_ms
+            due_ms = self._touched_ms.get(path, -_FOREVER_MS) + self._options.touch_interval_s * 1000
+            if not changes and path not in self._dirty and now_ms < due_ms:
+                self._held.add(path)
                 self.counters.touches_suppressed += 1
                 return
+            self._dirty[path] = changes or self._dirty.get(path, False)
             self._touched_ms[path] = now_ms
         self._start_timer()
         self._wake.set()
 
-    def flush(self, *, wait_s: float | None = None, touches: bool = False) -> bool:
-        """Bring the rows of dirty streams up to date; whether nothing is dirty afterwards.
-
-        `wait_s` bounds the wait for a flush under way elsewhere; `touches` writes those that were held back too.
-        """
+    def note_closed(self, path: str) -> None:
+        """The stream has no writer here any more: what was held back is written with the next flush."""
         with self._state:
-            if touches:
-                self._dirty.update(self._held_touches)
-            if not self._dirty:
-                return True
+            self._touched_ms.pop(path, None)
+            if path not in self._held:
+                return
+            self._held.discard(path)
+            self._dirty.setdefault(path, False)
+        self._start_timer()
+        self._wake.set()
+
+    def flush(self, *, wait_s: float | None = None) -> bool:
+        """Bring the rows of dirty streams up to date; whether none was dirty afterwards. Raises `StoreError`.
+
+        `wait_s` bounds the wait for a flush under way elsewhere.
+        """
+        if not self._dirty and not self._mutex.locked():
+            return True
         if not self._mutex.acquire(timeout=-1 if wait_s is None else wait_s):
             return False
         try:
@@ -114,51 +120,63 @@ class Flush:
                 self._runner.note_gone(transaction, gone, fresh=gone)
 
     def close(self) -> None:
-        """End the timer and write what is left."""
-        self._closing = True
+        """End the timer and write what is left, touches too; what cannot be written now is found by the next scan."""
+        self._closing.set()
         self._wake.set()
-        if self._timer is not None and self._timer is not threading.current_thread():
+        if self._timer is not None:
             self._timer.join()
+        with self._state:
+            for path in self._held:
+                self._dirty.setdefault(path, False)
+            self._held.clear()
         with contextlib.suppress(EngineError):
-            self.flush(touches=True)
+            self.flush()
 
     def _flush(self) -> bool:
         with self._state:
-            paths, self._dirty = sorted(self._dirty), set()
-            for path in paths:
-                self._held_touches.pop(path, None)
+            dirty, self._dirty = self._dirty, {}
+            self._held.difference_update(dirty)
+        if not dirty:
+            return True
         try:
-            self._fold(paths)
-        except EngineError:
+            self._fold(sorted(dirty))
+        except BaseException:
             with self._state:
-                self._dirty.update(paths)
-            self.counters.failed += 1
+                for path, changes in dirty.items():
+                    self._dirty[path] = changes or self._dirty.get(path, False)
+                self.counters.flushes_failed += 1
             raise
         with self._state:
+            self.counters.flushes += 1
+            self.counters.touches_written += sum(not changes for changes in dirty.values())
             return not self._dirty
 
     def _fold(self, paths: Sequence[str]) -> None:
-        found = [locate(self._home, path, self._files) for path in paths]
-        jobs = self._runner.jobs([Stale(each, known=True) for each in found if each is not None])
+        stale = [Stale(found, known=True) for found in map(self._locate, paths) if found is not None]
+        jobs = self._runner.jobs(stale)
         self._runner.write(list(self._runner.do(jobs)), {job.path: job for job in jobs})
-        self.counters.flushes += 1
-        self.counters.streams += len(jobs)
+        self.counters.streams_flushed += len(jobs)
+
+    def _locate(self, path: str) -> Found | None:
+        """One that is gone, or that cannot be looked at, is left to the next scan."""
+        try:
+            return locate(self._home, path, self._files)
+        except OSError:
+            return None
 
     def _start_timer(self) -> None:
         with self._state:
-            if self._timer is None and not self._closing:
+            if self._timer is None and not self._closing.is_set():
                 self._timer = threading.Thread(target=self._run, name="rolloutdb-flush", daemon=True)
                 self._timer.start()
 
     def _run(self) -> None:
         """Flush some time after an append, once for all that came meanwhile."""
-        while not self._closing:
+        while True:
             self._wake.wait()
-            if self._closing:
+            if self._closing.wait(self._options.flush_delay_ms / 1000):
                 return
-            self._clock.sleep(self._options.flush_delay_ms / 1000)
             self._wake.clear()
-            with contextlib.suppress(
-                EngineError
-            ):  # the streams stay dirty: the next append, query or close tries again
+            # What failed stays dirty: the next append, query or close tries again.
+            with contextlib.suppress(EngineError):
                 self.flush()

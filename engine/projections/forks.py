@@ -63,6 +63,7 @@ def boundary(
     at = segments[index].found
     if ordinal is None:
         return Boundary(None, reader.items(at, offset))
+    reader.sync(at)
     return Boundary(HistoryBase(reader.rollout_id(at), ordinal, offset), iter(()))
 
 
@@ -89,6 +90,12 @@ class _Reader:
 
     def rollout_id(self, found: Found) -> str:
         return found.name.own_rollout_id or found.name.thread_id
+
+    def sync(self, found: Found) -> None:
+        """What a fork goes on from must not be lost by a power cut that the fork survives."""
+        if not found.compressed:
+            with self._files.reading(self._home.absolute(found.path), op="fork.read") as fd:
+                self._files.sync(fd, op="fork.sync")
 
     def end_of(self, segment: Segment) -> tuple[int | None, int]:
         """The ordinal and byte behind the last whole record."""

@@ -1,30 +1,87 @@
 """What a query does before it answers: see one's own writes, what was decided, and what changed on disk, each bounded.
 
-A failure of any of the three makes the answer older, never fails it.
+A failure of any of the three makes the answer older, never fails it. A database that was removed, replaced or damaged is
+set aside and begun anew, and the query is asked again: its rows follow from the files.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from engine.errors import StoreBusy, StoreReadOnly
+from engine.errors import StoreCorrupt, StoreError, StoreReplaced
 from engine.projections.catchup import CatchUp, Partial
 from engine.projections.facts import Facts
-from engine.projections.flush import QUERY_WAIT_S, Flush
+from engine.projections.flush import Flush
+from engine.stores.alive import Alive
+from engine.stores.sqlite import Database, Transaction
+
+QUERY_WAIT_MS = 250
+"""How long a query waits for a flush that is under way elsewhere, or for a lock that another process keeps."""
+
+_LOST = (StoreReplaced, StoreCorrupt)
+_Answer = TypeVar("_Answer")
 
 
 class Fresh:
     """Brings rows up to date for one answer."""
 
-    def __init__(self, flush: Flush, facts: Facts, catch_up: CatchUp) -> None:
+    def __init__(self, database: Database, flush: Flush, facts: Facts, catch_up: CatchUp, alive: Alive) -> None:
+        self._database = database
         self._flush = flush
         self._facts = facts
         self._catch_up = catch_up
+        self._alive = alive
+        self._mutex = threading.Lock()
 
-    def look(self) -> Partial | None:
-        """None where the rows cover every file, else how far they are."""
-        with contextlib.suppress(StoreBusy, StoreReadOnly):
-            self._flush.flush(wait_s=QUERY_WAIT_S)
-        with contextlib.suppress(StoreBusy, StoreReadOnly, OSError):
+    def ask(
+        self, question: Callable[[Transaction], _Answer], *, thread_id: str | None = None
+    ) -> tuple[_Answer, Partial | None]:
+        """The answer in one snapshot, and how far the rows are; None where they cover every file.
+
+        With `thread_id` that thread is looked for even where the rows are far behind. Raises what the question raises,
+        `EngineClosed`, `ForkedEngine`, `StoreError`.
+        """
+        self._alive.check()
+        with contextlib.suppress(*_LOST):
+            return self._ask(question, thread_id)
+        with self._mutex:
+            try:
+                return self._ask(question, thread_id)
+            except _LOST:
+                self._database.replace()
+                self._catch_up.forget()
+        return self._ask(question, thread_id)
+
+    def forget(self) -> None:
+        """The files have changed for sure: the next answer looks at them anew."""
+        self._catch_up.forget()
+
+    def _ask(self, question: Callable[[Transaction], _Answer], thread_id: str | None) -> tuple[_Answer, Partial | None]:
+        with self._database.waiting_at_most(QUERY_WAIT_MS):
+            partial = self._look(thread_id)
+        with self._database.read() as transaction:
+            return question(transaction), partial
+
+    def _look(self, thread_id: str | None) -> Partial | None:
+        with _or_older():
+            self._flush.flush(wait_s=QUERY_WAIT_MS / 1000)
+        with _or_older():
             self._facts.catch_up()
-        return self._catch_up.look()
+        partial = self._catch_up.look()
+        if partial is not None and thread_id is not None:
+            with _or_older():
+                self._catch_up.look_for(thread_id)
+        return partial
+
+
+@contextlib.contextmanager
+def _or_older() -> Iterator[None]:
+    try:
+        yield
+    except _LOST:
+        raise
+    except (StoreError, OSError):
+        pass

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -104,6 +105,14 @@ class Scan:
         return True
 
 
+@dataclass(slots=True)
+class RunnerCounters:
+    """What was written: streams, each with its rows and watermark, and folds that somebody else was faster than."""
+
+    upserts: int = 0
+    lost_swaps: int = 0
+
+
 class Runner:
     """Catches projections of one database up with the rollouts of one home."""
 
@@ -124,6 +133,7 @@ class Runner:
         self._clock = clock
         self._files = files
         self._hand = Hand(home, projections, options, files)
+        self.counters = RunnerCounters()
 
     def scan(self, *, every: bool = False, stop: Callable[[], bool] | None = None) -> Scan:
         """A walk that has not begun yet. With `every` each rollout counts as stale; `stop` is asked after each folder."""
@@ -246,6 +256,8 @@ class Runner:
             self._note_failures(transaction, done)
             if inside is not None:
                 inside(transaction)
+        self.counters.upserts += len({each.path for each in accepted})
+        self.counters.lost_swaps += len(lost)
         return sorted(lost)
 
     def _write_accepted(self, transaction: Transaction, accepted: Sequence[Folded]) -> None:

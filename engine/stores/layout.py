@@ -132,6 +132,11 @@ def is_id(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
+def day_folder(named_at: str) -> str:
+    """The folder of an active rollout that is named for this local time."""
+    return f"{ROOTS[0]}/{named_at[:4]}/{named_at[5:7]}/{named_at[8:10]}"
+
+
 def is_archived(path: str) -> bool:
     """Whether a logical path is under the archived root; nothing else decides that."""
     return path.startswith(f"{ARCHIVED_ROOT}/")

@@ -72,11 +72,12 @@ class Link:
     def __init__(self, path: str, flags: int, options: Options, clock: Clock, files: Files) -> None:
         self.path = path
         self.failed = False
-        self._options = options
         self._clock = clock
         self._files = files
         self._waiting_since_s = 0.0
         self._tries = 0
+        self._waits = 0
+        self.wait_ms_max = options.busy_wait_ms
         self._moved = ctypes.c_int()
         flags = flags or apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         with self.translated("open"):
@@ -145,11 +146,17 @@ class Link:
 
     def wait(self) -> bool:
         """Sleep a little; False when the bound is reached."""
-        if self._waited_ms() >= self._options.busy_wait_ms:
+        if self._waited_ms() >= self.wait_ms_max:
             return False
         self._clock.sleep(pause_s(self._tries, self._clock))
         self._tries += 1
+        self._waits += 1
         return True
+
+    def take_waits(self) -> int:
+        """How often it slept since this was asked last."""
+        waits, self._waits = self._waits, 0
+        return waits
 
     def _busy(self, calls_before: int) -> bool:
         if calls_before == 0:

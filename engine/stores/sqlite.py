@@ -16,6 +16,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import apsw
@@ -103,6 +104,14 @@ class Transaction:
         return self._link.connection.cursor()
 
 
+@dataclass(slots=True)
+class DatabaseCounters:
+    """What writing cost: transactions that were committed, and pauses because somebody else held the lock."""
+
+    transactions: int = 0
+    busy_waits: int = 0
+
+
 class Database:
     """An open database. `quarantined` names the folder where a file was put that was no database, else None."""
 
@@ -119,6 +128,8 @@ class Database:
         self._readers_free = threading.BoundedSemaphore(setup.options.read_connections)
         self._identity: tuple[int, int] | None = None
         self._use_fd: int | None = None
+        self._patience = threading.local()
+        self.counters = DatabaseCounters()
 
     @classmethod
     def open(
@@ -172,16 +183,29 @@ class Database:
                 raise StoreError("write() inside of write()", path=self.path, hint="hand the transaction on instead")
             transaction = Transaction(link)
             try:
+                link.wait_ms_max = self._wait_ms_max()
                 link.begin("BEGIN IMMEDIATE")
                 yield transaction
                 transaction.end()
                 link.commit()
+                self.counters.transactions += 1
             finally:
+                self.counters.busy_waits += link.take_waits()
                 transaction.end()
                 link.rollback()
                 if link.failed and self._place is not None:
                     link.close()
                     self._writer = None
+
+    @contextlib.contextmanager
+    def waiting_at_most(self, wait_ms: int) -> Iterator[None]:
+        """Inside, this thread's writes wait no longer than this for anybody, where `busy_wait_ms` is longer."""
+        before = self._wait_ms_max()
+        self._patience.wait_ms = min(wait_ms, before)
+        try:
+            yield
+        finally:
+            self._patience.wait_ms = before
 
     def checkpoint(self) -> None:
         """Move what is in the -wal into the file, as far as readers let it; does nothing while somebody here writes."""
@@ -313,15 +337,19 @@ class Database:
 
     @contextlib.contextmanager
     def _alone(self, op: str) -> Iterator[None]:
-        if not self._mutex.acquire(timeout=self._setup.options.busy_wait_ms / 1000):
+        if not self._mutex.acquire(timeout=self._wait_ms_max() / 1000):
             raise self._busy_here(op, "another thread keeps it")
         try:
             yield
         finally:
             self._mutex.release()
 
+    def _wait_ms_max(self) -> int:
+        wait_ms: int = getattr(self._patience, "wait_ms", self._setup.options.busy_wait_ms)
+        return wait_ms
+
     def _busy_here(self, op: str, reason: str) -> StoreBusy:
-        waited_ms = self._setup.options.busy_wait_ms
+        waited_ms = self._wait_ms_max()
         return StoreBusy(
             f"{op}: {self.name} was not free for {waited_ms} ms: {reason}",
             waited_ms=waited_ms,

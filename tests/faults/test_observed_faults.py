@@ -265,10 +265,10 @@ def test_a_folder_in_the_place_of_the_database_is_an_error_that_names_it(home: P
 
 
 @pytest.mark.parametrize("instead", [None, b"", b"garbage " * 5_000], ids=["nothing", "zero bytes", "garbage"])
-def test_a_database_deleted_or_replaced_while_open_is_told_and_the_next_open_has_all_rows(
+def test_a_database_deleted_or_replaced_while_open_is_begun_anew_by_the_next_query(
     home: Path, made: list[MadeThread], instead: bytes | None
 ) -> None:
-    """Nothing is written on into the removed file; the error says to open the home again, and that is enough."""
+    """Nothing is written on into the removed file: a back-fill says so, and a list has all rows in a new one."""
     with engine.open(str(home), options=ALWAYS_LOOK) as opened:
         opened.backfill()
         rows = dump(state(home))
@@ -276,13 +276,12 @@ def test_a_database_deleted_or_replaced_while_open_is_told_and_the_next_open_has
             Path(f"{state(home)}{suffix}").unlink(missing_ok=True)
         if instead is not None:
             state(home).write_bytes(instead)
-        for ask in (opened.threads.list, opened.backfill, lambda: opened.threads.fetch(made[0].id)):
-            with pytest.raises(StoreReplaced) as caught:
-                ask()
-            assert caught.value.hint == "open the home again"
-    with engine.open(str(home)) as opened:
+        with pytest.raises(StoreReplaced) as caught:
+            opened.backfill()
+        assert caught.value.hint == "open the home again"
+        assert sorted(thread.id for thread in opened.threads.list(limit=0).threads) == every(made)
+        assert opened.threads.fetch(made[0].id).differences == []
         opened.backfill()
-        assert ids(opened) == every(made)
     assert dump(state(home)) == rows
 
 

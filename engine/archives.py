@@ -1,0 +1,111 @@
+"""Into the archive and back: announced in the journal, the files moved whole, noted as done.
+
+The folder decides whether a thread is archived. A file gets its new name before it loses the old one, so a crash leaves it
+with both at worst, and never with none; a move that a crash left half done is finished when the home is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+from engine.decisions import Decisions
+from engine.errors import EngineError, RolloutUnusable, StoreError, TruthGone
+from engine.projections import facts
+from engine.projections.facts import unfinished_archives
+from engine.projections.flush import Flush
+from engine.projections.history import History
+from engine.stores.files import Files
+from engine.stores.layout import ARCHIVED_ROOT, Found, Home, day_folder, is_archived, render_name
+from engine.stores.sqlite import Database
+
+Owned = Callable[[str, str], AbstractContextManager[None]]
+"""Owns a thread, by its id and for a purpose, for as long as the block lasts."""
+
+
+class Archives:
+    """Moves the rollouts of one home's threads."""
+
+    def __init__(
+        self,
+        home: Home,
+        database: Database,
+        history: History,
+        decisions: Decisions,
+        flush: Flush,
+        owned: Owned,
+        *,
+        files: Files,
+    ) -> None:
+        self._home = home
+        self._database = database
+        self._history = history
+        self._decisions = decisions
+        self._flush = flush
+        self._owned = owned
+        self._files = files
+
+    def move(self, thread_id: str, *, archived: bool) -> None:
+        """Move every rollout of a thread that is not there yet; a reverted thread has several."""
+        row, _ = self._history.find(thread_id)
+        with self._owned(row.id, "archive" if archived else "unarchive"):
+            todo = [found for found in self._history.rollouts(row.id) if is_archived(found.path) != archived]
+            if not todo and row.id not in dict(self._unfinished()):
+                return
+            self._decisions.record(facts.ARCHIVE_BEGUN, row.id, archived=archived)
+            moved = [(found.path, self._move_file(found, archived=archived)) for found in todo]
+            self._decisions.record(facts.ARCHIVE_DONE, row.id, archived=archived)
+        with contextlib.suppress(StoreError):  # the next scan sees where the files are
+            self._flush.follow(moved)
+
+    def finish(self) -> None:
+        """Finish the moves that a crash left half done; one whose thread is in use waits for the next time."""
+        with contextlib.suppress(EngineError):
+            for thread_id, archived in self._unfinished():
+                with contextlib.suppress(EngineError, OSError):
+                    self.move(thread_id, archived=archived)
+
+    def _unfinished(self) -> list[tuple[str, bool]]:
+        with self._database.read() as transaction:
+            return unfinished_archives(transaction)
+
+    def _move_file(self, found: Found, *, archived: bool) -> str:
+        """Move one rollout, and answer its new logical path."""
+        name = render_name(found.name._replace(compressed=False))
+        target = f"{ARCHIVED_ROOT if archived else day_folder(found.name.named_at)}/{name}"
+        source_path = self._home.absolute(found.path, compressed=found.compressed)
+        target_path = self._home.absolute(target, compressed=found.compressed)
+        with _explained(found, target):
+            folder = target_path.rpartition("/")[0]
+            self._files.ensure_folder(folder, op="archive.folder")
+            self._ensure_linked(source_path, target_path)
+            self._files.sync_folder(folder, op="archive.sync")
+            self._files.remove(source_path, op="archive.remove")
+            self._files.sync_folder(source_path.rpartition("/")[0], op="archive.sync")
+        return target
+
+    def _ensure_linked(self, source: str, target: str) -> None:
+        """A name that is taken by another file is never replaced; by this very file, a crash came after the link."""
+        try:
+            self._files.link(source, target, op="archive.link")
+        except FileExistsError:
+            one, other = (self._files.stat(path, op="archive.stat") for path in (source, target))
+            if one is None or other is None or (one.device, one.inode) != (other.device, other.inode):
+                raise
+
+
+@contextlib.contextmanager
+def _explained(found: Found, target: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise TruthGone(
+            f"The rollout {found.path} went while it was moved.", hint="Run `rolloutdb audit`.", path=found.path
+        ) from error
+    except OSError as error:
+        raise RolloutUnusable(
+            f"The rollout {found.path} could not be moved to {target}: {error.strerror}.",
+            hint="Mend what the system says, then do it again: nothing is lost.",
+            path=found.path,
+        ) from error
