@@ -47,7 +47,7 @@ def git_facts(folder: str) -> GitFacts | None:
 
 
 def _commit(repository: Repository) -> str | None:
-    return None if repository.head_is_unborn else str(repository.head.target)
+    return str(repository.head.target)  # an unborn branch has none, which is an error of git's like any other
 
 
 def _branch(repository: Repository) -> str | None:
