@@ -1,0 +1,86 @@
+"""What a removal or a bundle reaches, and what it did: plain facts to be shown, kept or counted. Sizes in bytes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class FileReach(Struct, frozen=True):
+    """A file. `path` is relative to the home, or to the state folder for the engine's own."""
+
+    path: str
+    bytes: int
+
+
+class Reader(Struct, frozen=True):
+    """A thread that goes on from another by `history_base`: without that one's rollout its own history is broken."""
+
+    thread_id: str
+    base_rollout_id: str
+
+
+class Reach(Struct, frozen=True, kw_only=True):
+    """What an erasure would take, and who stands in its way.
+
+    `readers` are threads outside of `thread_ids` that go on from them: not empty means that the erasure is refused.
+    `spawned` are sub-agents that read nothing of theirs and stay.
+    """
+
+    thread_ids: list[str]
+    rollouts: list[FileReach]
+    journal_records: int
+    session_index_lines: int
+    rows: dict[str, int]
+    quarantine: list[FileReach]
+    trash: list[FileReach]
+    readers: list[Reader]
+    spawned: list[str]
+
+
+class StoreReceipt(Struct, frozen=True):
+    """What was taken out of one store. `removed` counts files, records, lines or rows, as the store has them."""
+
+    store: str
+    removed: int
+    bytes: int
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """What an erasure did. With a grace time the rollouts wait in the trash until `due_at_ms`."""
+
+    thread_ids: list[str]
+    due_at_ms: int | None
+    stores: list[StoreReceipt]
+
+
+class RedactedRecord(Struct, frozen=True):
+    """A record that was replaced. `length` is that of its line without the LF, before and after."""
+
+    thread_id: str
+    path: str
+    offset: int
+    length: int
+    ordinal: int | None
+    kind: str
+
+
+class Removal(Protocol):
+    """What takes threads out of a home."""
+
+    def preview(self, thread_id: str, *, include_children: bool = False) -> Reach:
+        """What `erase` would take; changes nothing."""
+        ...
+
+    def erase(self, thread_id: str, *, include_children: bool = False, grace_s: int | None = ...) -> Receipt:
+        """Take a thread out of every store."""
+        ...
+
+
+class Redaction(Protocol):
+    """What replaces records."""
+
+    def redact(self, thread_id: str, *, ordinal: int | None = None, offset: int | None = None) -> list[RedactedRecord]:
+        """Replace what one record says by filler."""
+        ...
