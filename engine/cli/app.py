@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import engine
-from engine.cli import USAGE, commands
+from engine.cli import USAGE, commands, decide
 from engine.cli.asked import Asked
 from engine.errors import InvalidRequest
 
@@ -35,6 +35,7 @@ Workers = Annotated[
         "--workers", min=0, max=256, metavar="N", help="Processes that read; 0 reads in this one. Usually one a core."
     ),
 ]
+ThreadId = Annotated[str, typer.Argument(metavar="ID", help="The thread's id, as `threads list` shows it.")]
 
 
 class Sort(StrEnum):
@@ -86,8 +87,8 @@ def root(
 ) -> None:
     """An exact index of agent threads, kept beside their JSONL rollouts.
 
-    The rollouts are the truth and are never written. The index can be thrown away and rebuilt; `audit` says where it
-    disagrees with the files.
+    The rollouts are the truth; only the commands that change threads write to them. The index can be thrown away and
+    rebuilt; `audit` says where it disagrees with the files.
     """
     _group(context, Asked(home, state_dir, as_json))
 
@@ -166,7 +167,7 @@ def demo(
 
 @threads.callback(invoke_without_command=True)
 def threads_root(context: typer.Context, home: Home = None, state_dir: StateDir = None, as_json: Json = False) -> None:
-    """List threads, or show one."""
+    """List threads, show one, or change one."""
     _group(context, Asked(home, state_dir, as_json))
 
 
@@ -218,7 +219,7 @@ def threads_list(
 @threads.command("show", epilog=_epilog("rolloutdb threads show 019ddd9d-f053-7991-a505-b639f6b80c15 --json"))
 def threads_show(
     context: typer.Context,
-    thread_id: Annotated[str, typer.Argument(metavar="ID", help="The thread's id, as `threads list` shows it.")],
+    thread_id: ThreadId,
     home: Home = None,
     state_dir: StateDir = None,
     as_json: Json = False,
@@ -229,6 +230,68 @@ def threads_show(
     """
     asked = _asked(context, Asked(home, state_dir, as_json))
     _answer(asked, commands.show_thread(asked, thread_id))
+
+
+@threads.command(
+    "rename",
+    epilog=_epilog(
+        'rolloutdb threads rename 019ddd9d-f053-7991-a505-b639f6b80c15 "the login fix"',
+        "rolloutdb threads rename 019ddd9d-f053-7991-a505-b639f6b80c15 --clear",
+    ),
+)
+def threads_rename(
+    context: typer.Context,
+    thread_id: ThreadId,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="What it is to be called.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take the name away.")] = False,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Name a thread. Works for any thread, also one that is in use."""
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, decide.rename(asked, thread_id, name, clear=clear))
+
+
+@threads.command("archive", epilog=_epilog("rolloutdb threads archive 019ddd9d-f053-7991-a505-b639f6b80c15"))
+def threads_archive(
+    context: typer.Context, thread_id: ThreadId, home: Home = None, state_dir: StateDir = None, as_json: Json = False
+) -> None:
+    """Move a thread's files into the archive. Refused while somebody writes to it."""
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, decide.archive(asked, thread_id))
+
+
+@threads.command("unarchive", epilog=_epilog("rolloutdb threads unarchive 019ddd9d-f053-7991-a505-b639f6b80c15"))
+def threads_unarchive(
+    context: typer.Context, thread_id: ThreadId, home: Home = None, state_dir: StateDir = None, as_json: Json = False
+) -> None:
+    """Bring a thread's files back from the archive."""
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, decide.unarchive(asked, thread_id))
+
+
+@threads.command(
+    "fork",
+    epilog=_epilog(
+        "rolloutdb threads fork 019ddd9d-f053-7991-a505-b639f6b80c15",
+        "rolloutdb threads fork 019ddd9d-f053-7991-a505-b639f6b80c15 --before 019ddda0-5b3c-7b31-8d5e-2f6d4a8f1c27",
+    ),
+)
+def threads_fork(
+    context: typer.Context,
+    thread_id: ThreadId,
+    through: Annotated[
+        str | None, typer.Option("--through", metavar="TURN", help="Go on behind this turn; else at the end.")
+    ] = None,
+    before: Annotated[str | None, typer.Option("--before", metavar="TURN", help="Go on before this turn.")] = None,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Begin a new thread that goes on from this one, which may be in use, archived or compressed."""
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, decide.fork(asked, thread_id, through_turn=through, before_turn=before))
 
 
 app.add_typer(threads, name="threads")
