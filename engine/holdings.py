@@ -141,10 +141,15 @@ class Holdings:
         return next((each for each in found if each is not None), None)
 
     def segments(self, head: Found) -> list[Segment]:
+        """A rollout's history, or its own part where that is all that can be read."""
         try:
-            return lineage(self._parts.home, head, self.resolve, options=self._parts.options, files=self._parts.files)
+            return self.lineage(head)
         except LineageBroken:
             return [Segment(head, None)]
+
+    def lineage(self, head: Found) -> list[Segment]:
+        """A rollout's history, oldest part first. Raises `LineageBroken`."""
+        return lineage(self._parts.home, head, self.resolve, options=self._parts.options, files=self._parts.files)
 
     @contextlib.contextmanager
     def opened(self, found: Found) -> Iterator[Source]:

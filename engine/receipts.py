@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -64,6 +65,63 @@ class RedactedRecord(Struct, frozen=True):
     length: int
     ordinal: int | None
     kind: str
+
+
+class BundledRollout(Struct, frozen=True, kw_only=True):
+    """A rollout in a bundle: its logical path, how many plain bytes it has, and their SHA-256 in hexadecimal."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class BundledThread(Struct, frozen=True, kw_only=True):
+    """A thread in a bundle. Of one that is there only because others go on from it (`is_base`) there is no journal.
+
+    `journal_bytes` and `journal_sha256` are of its lines in the journal.
+    """
+
+    id: str
+    is_base: bool
+    rollouts: list[BundledRollout]
+    journal_records: int
+    journal_bytes: int
+    journal_sha256: str
+
+
+class BundleReport(Struct, frozen=True, kw_only=True):
+    """What a bundle holds. `missing_bases` are rollout ids that threads of it go on from and that were not there."""
+
+    path: str
+    threads: list[BundledThread]
+    missing_bases: list[str]
+
+
+class ImportReport(Struct, frozen=True, kw_only=True):
+    """What an import did, or would do. `written` are logical paths.
+
+    `clashes` are threads that are here with other content, each with why; nothing of them was written.
+    """
+
+    dry_run: bool
+    imported: list[str]
+    unchanged: list[str]
+    clashes: dict[str, str]
+    written: list[str]
+    bytes: int
+    journal_records: int
+
+
+class Bundles(Protocol):
+    """What packs threads and brings them in."""
+
+    def export(self, thread_ids: Sequence[str] | None, path: str, *, bases: bool = ...) -> BundleReport:
+        """Pack threads (None: all) into one new file."""
+        ...
+
+    def import_bundle(self, path: str, *, dry_run: bool = False) -> ImportReport:
+        """Bring the threads of a bundle into this home."""
+        ...
 
 
 class Removal(Protocol):

@@ -14,8 +14,11 @@ from typing import Self
 from engine import __version__
 from engine.audit.compare import Auditor
 from engine.audit.findings import AuditReport
+from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
+from engine.erase import Eraser
 from engine.errors import StoreError
+from engine.holdings import RemovalParts
 from engine.options import Options
 from engine.projections.backfill import Backfill, BackfillReport, Progress
 from engine.projections.catchup import CatchUp
@@ -27,6 +30,7 @@ from engine.projections.history import History
 from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner
 from engine.projections.status import Status, read_status
+from engine.redact import Redactor
 from engine.stores.alive import Alive
 from engine.stores.files import Files
 from engine.stores.journal import Journal
@@ -54,6 +58,8 @@ class Engine:
         self._database = self._open_database("state", STATE_SHAPE)
         self._jobs = self._open_jobs()
         self._wire()
+        self._eraser.finish()
+        self._redactor.finish()
         self._writers.finish_archives()
 
     @property
@@ -157,7 +163,21 @@ class Engine:
         history = History(home, database, fresh, options=options, files=files)
         parts = WriterParts(home, self._flush, history, self._alive, self._counters, options, clock, files)
         self._writers = Writers(parts, journal, self._facts, version=__version__)
-        self.threads = Threads(home, database, fresh, checker, history, self._writers, clock=clock, files=files)
+        removal = RemovalParts(home, database, self._runner, BUILT_IN, self._facts, journal, options, clock, files)
+        self._eraser, self._redactor, bundler = Eraser(removal), Redactor(removal), Bundler(removal)
+        self.threads = Threads(
+            home,
+            database,
+            fresh,
+            checker,
+            history,
+            self._writers,
+            self._eraser,
+            self._redactor,
+            bundler,
+            clock=clock,
+            files=files,
+        )
         self._auditor = Auditor(home, database, checker, options=options, files=files)
 
 

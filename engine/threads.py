@@ -32,6 +32,7 @@ from engine.projections.thread_list import (
     list_threads,
     row_of,
 )
+from engine.receipts import Bundles, Redaction, Removal
 from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Home, is_id, locate
@@ -77,6 +78,9 @@ class Threads:
         checker: Checker,
         history: History,
         writers: Writers,
+        removal: Removal,
+        redaction: Redaction,
+        bundles: Bundles,
         *,
         clock: Clock,
         files: Files,
@@ -94,6 +98,11 @@ class Threads:
         self.dismiss = writers.dismiss
         self.archive = writers.archive
         self.unarchive = writers.unarchive
+        self.preview_erase = removal.preview
+        self.erase = removal.erase
+        self.redact = redaction.redact
+        self.export = bundles.export
+        self.import_bundle = bundles.import_bundle
         self._clock = clock
         self._files = files
 
