@@ -328,7 +328,7 @@ def test_a_row_that_names_another_threads_rollout_is_told(untouched, tmp_path):
         "UPDATE threads SET rollout_path = :theirs, model = 'none' WHERE id = :id", theirs=threads[1].path
     )
     with engine.open(str(tmp_path / "home")) as opened:
-        found, field = opened.audit().findings
+        field, found = opened.audit().findings
     assert (field.class_, field.field, field.row_value) == ("differing_field", "model", "none")
     assert (found.class_, found.thread_id, found.field) == ("wrong_path", threads[0].id, "rollout_path")
     assert (found.file_value, found.row_value) == (threads[0].path, threads[1].path)

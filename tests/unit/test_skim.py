@@ -196,14 +196,14 @@ ITEM = "event_msg.item_completed.UserMessage"
         ('{"type":"item_completed","thread_id":"UUID","turn_id":null,"item":{"type":"UserMessage"}}', ITEM),
         ('{IDS,"type":"item_completed","item":{"type":"UserMessage"}}', ITEM),
         (
-            '{"type":"item_completed","thread_id":"UUID","of":{"is":"X35","item":{"type":"Plan"}},"item":{"type":"UserMessage"}}',
+            '{"type":"item_completed","thread_id":"UUID","o":{"is":"X36","item":{"type":"Plan"}},"item":{"type":"UserMessage"}}',
             ITEM,
         ),
     ],
 )
 def test_a_payload_in_another_order_is_decoded_and_not_passed_over(payload, kind):
-    """IDS, UUID and X35 stand for ids, one id, and a text that puts another item where the item's tag is looked for."""
-    payload = payload.replace("IDS", IDS).replace("UUID", UUID).replace("X35", "x" * 35)
+    """IDS, UUID and X36 stand for ids, one id, and a text that puts another item where the item's tag is looked for."""
+    payload = payload.replace("IDS", IDS).replace("UUID", UUID).replace("X36", "x" * 36)
     line = f'{{"timestamp":"{TIME}","ordinal":7,"type":"event_msg","payload":{payload}}}'.encode()
     assert told(line) == kind
     check([line, line], [])
