@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import engine
-from engine.cli import USAGE, commands, decide
+from engine.cli import USAGE, commands, decide, remove
 from engine.cli.asked import Asked
 from engine.errors import InvalidRequest
 
@@ -292,6 +292,98 @@ def threads_fork(
     """Begin a new thread that goes on from this one, which may be in use, archived or compressed."""
     asked = _asked(context, Asked(home, state_dir, as_json))
     _answer(asked, decide.fork(asked, thread_id, through_turn=through, before_turn=before))
+
+
+_ID = "019ddd9d-f053-7991-a505-b639f6b80c15"
+
+
+@threads.command(
+    "erase",
+    epilog=_epilog(f"rolloutdb threads erase {_ID} --dry-run", f"rolloutdb threads erase {_ID} --grace 0 --yes"),
+)
+def threads_erase(
+    context: typer.Context,
+    thread_id: Annotated[str, typer.Argument(metavar="ID", help="The thread's id, as `threads list` shows it.")],
+    include_children: Annotated[
+        bool, typer.Option("--include-children", help="Erase the threads that go on from it as well.")
+    ] = False,
+    grace: Annotated[
+        int,
+        typer.Option(
+            "--grace", min=0, max=36_500, metavar="DAYS", help="How long its files wait in the trash; 0 is not at all."
+        ),
+    ] = 7,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would reach, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Take a thread out of every store, with a receipt.
+
+    Refused while others go on from it, or somebody writes to it. One that was cut short is finished by the next start.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    how = {"include_children": include_children, "dry_run": dry_run, "yes": yes}
+    _answer(asked, remove.erase(asked, thread_id, grace_days=grace, **how))
+
+
+@threads.command("redact", epilog=_epilog(f"rolloutdb threads redact {_ID} --ordinal 7"))
+def threads_redact(
+    context: typer.Context,
+    thread_id: Annotated[str, typer.Argument(metavar="ID", help="The thread's id, as `threads list` shows it.")],
+    ordinal: Annotated[int | None, typer.Option("--ordinal", min=0, metavar="N", help="The record's ordinal.")] = None,
+    offset: Annotated[
+        int | None,
+        typer.Option("--offset", min=0, metavar="BYTE", help="Where its line begins, for one without ordinal."),
+    ] = None,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Replace what one record says by filler of the same length, for good."""
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, remove.redact(asked, thread_id, ordinal=ordinal, offset=offset))
+
+
+@threads.command(
+    "export",
+    epilog=_epilog(f"rolloutdb threads export {_ID} --to thread.zip", "rolloutdb threads export --all --to all.zip"),
+)
+def threads_export(
+    context: typer.Context,
+    thread_ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="One thread or more.")] = None,
+    to: Annotated[str, typer.Option("--to", metavar="FILE", help="A new file; a zip.")] = ...,  # type: ignore[assignment]
+    every: Annotated[bool, typer.Option("--all", help="All threads.")] = False,
+    bases: Annotated[bool, typer.Option("--bases/--no-bases", help="With the rollouts that they go on from.")] = True,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Pack threads into one file, with what was decided about them and a digest of each member."""
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, remove.export(asked, thread_ids, to=to, every=every, bases=bases))
+
+
+@threads.command(
+    "import", epilog=_epilog("rolloutdb threads import all.zip --dry-run", "rolloutdb threads import all.zip")
+)
+def threads_import(
+    context: typer.Context,
+    path: Annotated[str, typer.Argument(metavar="FILE", help="What `threads export` made.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check it, say what would be done, change nothing.")
+    ] = False,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Bring the threads of a bundle into this home. It may be repeated.
+
+    Nothing that is here is changed: a thread that is here with other content is left alone, and makes the exit code 1.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, remove.import_(asked, path, dry_run=dry_run))
 
 
 app.add_typer(threads, name="threads")

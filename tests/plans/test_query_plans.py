@@ -19,6 +19,7 @@ A_SCAN_LOOKS_AT_EVERY_FILE = "once a scan of the home, which asks for the stat o
 COUNTED = "a total of everything, asked for by status or counts=True"
 ONCE_A_REBUILD = "once a rebuild, which reads every rollout"
 AN_AUDIT_READS_ALL = "an audit, which reads every rollout"
+A_REMOVAL_LOOKS_EVERYWHERE = "once a removal, which looks for the thread in the journal and in every folder as well"
 
 SCANS = {
     "SELECT stream, projection, version, device": A_SCAN_LOOKS_AT_EVERY_FILE,
@@ -33,6 +34,13 @@ SCANS = {
     "DELETE FROM threads WHERE id NOT IN": ONCE_A_REBUILD,
     "DELETE FROM set_aside WHERE stream NOT IN": ONCE_A_REBUILD,
     "SELECT id, rollout_path, title, updated_at_ms, EXISTS": AN_AUDIT_READS_ALL,
+    "SELECT thread_id, erase_due_ms FROM facts WHERE erase_pending = 1": "an index of the pending ones alone",
+    "SELECT redaction FROM facts WHERE redaction IS NOT NULL": "an index of the pending ones alone",
+    "SELECT thread_id FROM facts WHERE erased_at_ms IS NOT NULL": "an index of the erased ones alone",
+    "WITH RECURSIVE reading": A_REMOVAL_LOOKS_EVERYWHERE,
+    "SELECT id FROM threads WHERE parent_thread_id": A_REMOVAL_LOOKS_EVERYWHERE,
+    "DELETE FROM divergences": A_REMOVAL_LOOKS_EVERYWHERE,
+    "SELECT id FROM threads WHERE EXISTS": "an export of all threads",
 }
 """Beginnings of statements that may scan a table."""
 
@@ -90,6 +98,16 @@ def run_a_session(home, made):
         opened.status()
         opened.rebuild()
         opened.audit(deep=True)
+        opened.threads.preview_erase(made[1].id)
+        opened.threads.erase(made[1].id, include_children=True)
+        opened.threads.redact(opened.threads.list().threads[0].id, offset=opened_at(opened))
+        opened.threads.export(None, str(home / "all.zip"))
+
+
+def opened_at(opened):
+    """Where the second line of the newest thread's rollout begins."""
+    with open(opened.threads.list().threads[0].rollout_path, "rb") as file:
+        return len(file.readline())
 
 
 def test_the_session_runs_what_there_is_to_plan(planned):
