@@ -49,7 +49,7 @@ class Renamed(NamedTuple):
     takes: tuple[str, ...] = ()
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """One entry of the journal."""
 
     kind: str
@@ -95,18 +95,18 @@ class CrashFiles:
         self._sizes: dict[int, int] = {}
         self._changes: dict[int, int] = {}
         self._start = _Disk()
-        self.journal: list[_Step] = []
+        self.journal: list[Step] = []
         self._take_in()
 
     def mark(self, value: Any) -> None:
         """Note that something is true from here on (an append was acknowledged)."""
         with self._lock:
-            self.journal.append(_Step("mark", value=value))
+            self.journal.append(Step("mark", value=value))
 
     def images(self, rng: Random, *, share: float = 1.0, scattered: bool = False) -> Iterator[Image]:
         """The states that a crash may leave, at every step of the journal or at a random share of them."""
         disk, marks = self._start.copy(), list[Any]()
-        for number, step in enumerate([_Step("start"), *self.journal]):
+        for number, step in enumerate([Step("start"), *self.journal]):
             disk.take(step)
             if step.kind == "mark":
                 marks.append(step.value)
@@ -182,16 +182,16 @@ class CrashFiles:
             self._files.sync(fd, op=op)
         except OSError:
             if node is not None:
-                self.journal.append(_Step("sync failed", node, upto=upto))
+                self.journal.append(Step("sync failed", node, upto=upto))
             raise
         if node is not None:
-            self.journal.append(_Step("sync", node, upto=upto))
+            self.journal.append(Step("sync", node, upto=upto))
 
     def sync_folder(self, path: str, *, op: str) -> None:
         with self._lock:
             self._files.sync_folder(path, op=op)
             if (inside := self._inside(path)) is not None:
-                self.journal.append(_Step("sync folder", value=inside))
+                self.journal.append(Step("sync folder", value=inside))
 
     def ensure_folder(self, path: str, *, op: str) -> None:
         with self._lock:
@@ -225,7 +225,7 @@ class CrashFiles:
         with self._lock:
             self._files.remove(path, op=op)
             if self._nodes.pop(path, None) is not None and (inside := self._inside(path)) is not None:
-                self.journal.append(_Step("name", renamed=Renamed(os.path.dirname(inside), takes=(inside,))))
+                self.journal.append(Step("name", renamed=Renamed(os.path.dirname(inside), takes=(inside,))))
 
     def replace_small(self, path: str, data: bytes, *, op: str) -> None:
         """Written beside and renamed, with no sync."""
@@ -257,7 +257,7 @@ class CrashFiles:
     def _named(self, path: str, node: int) -> None:
         if (inside := self._inside(path)) is not None:
             self._nodes[path] = node
-            self.journal.append(_Step("name", renamed=Renamed(os.path.dirname(inside), gives=((inside, node),))))
+            self.journal.append(Step("name", renamed=Renamed(os.path.dirname(inside), gives=((inside, node),))))
 
     def _moved(self, source: str, target: str) -> None:
         old, new = self._inside(source), self._inside(target)
@@ -269,13 +269,13 @@ class CrashFiles:
             self._nodes[target + path[len(source) :]] = node
         gives = tuple((new + path[len(source) :], node) for path, node in moved.items())
         takes = tuple(old + path[len(source) :] for path in moved)
-        self.journal.append(_Step("name", renamed=Renamed(os.path.dirname(new), gives, takes)))
+        self.journal.append(Step("name", renamed=Renamed(os.path.dirname(new), gives, takes)))
 
     def _changed(self, node: int, change: Change) -> None:
         self._changes[node] += 1
         end = change.offset + len(change.data or b"")
         self._sizes[node] = end if change.data is None else max(self._sizes[node], end)
-        self.journal.append(_Step("change", node, change))
+        self.journal.append(Step("change", node, change))
 
     def _take_in(self) -> None:
         for folder, folders, files in os.walk(self._root):
@@ -312,7 +312,7 @@ class _Disk:
         nodes = {number: _Node(node.certain) for number, node in self.nodes.items()}
         return _Disk(nodes, dict(self.names), list(self.pending))
 
-    def take(self, step: _Step) -> None:
+    def take(self, step: Step) -> None:
         """Go one step on."""
         if step.change is not None:
             node = self.nodes.setdefault(step.node, _Node())
