@@ -6,6 +6,7 @@ double work, so losing it costs nothing but that. A home that cannot be written 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 from types import TracebackType
@@ -89,8 +90,10 @@ class Engine:
         return self._backfill.run(workers=workers, anew=True, progress=progress)
 
     def audit(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
-        """Compare every row with every rollout; writes nothing."""
+        """Compare every row with every rollout; writes nothing but the rows that appends of this engine still owe."""
         self._alive.check()
+        with contextlib.suppress(StoreError):
+            self._flush.flush()
         return self._auditor.run(deep=deep, progress=progress)
 
     def status(self) -> Status:
