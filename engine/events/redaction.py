@@ -36,7 +36,7 @@ class Filled(NamedTuple):
 
 
 class _Key(Struct):
-    key: str | None = None
+    key: Any = None
 
 
 def redacted(line: bytes) -> Filled | None:
@@ -75,14 +75,14 @@ def _is_id(value: object) -> bool:
 def _fitting(line: bytes, kept: tuple[dict[str, Any], ...]) -> Filled | None:
     """The fullest form that is not longer than the line."""
     record = decode(line)
-    key = msgspec.json.decode(line, type=_Key, strict=False).key
+    key = msgspec.json.decode(line, type=_Key).key
     number = b"" if record.ordinal is None else b',"ordinal":%d' % record.ordinal
     front = b'{"timestamp":%b%b,"type":%b,"payload":' % (
         msgspec.json.encode(record.timestamp),
         number,
         msgspec.json.encode(record.type),
     )
-    for end in [b',"key":%b}' % msgspec.json.encode(key), b"}"] if key is not None else [b"}"]:
+    for end in [b',"key":%b}' % msgspec.json.encode(key), b"}"] if isinstance(key, str) else [b"}"]:
         for mark, is_filled in ({"redacted": True, "filler": ""}, True), ({"redacted": True}, False), ({}, False):
             for fields in kept:
                 body = msgspec.json.encode(_in_order({**fields, **mark}))
