@@ -18,7 +18,7 @@ from engine.audit.findings import AuditReport
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
-from engine.errors import StoreError
+from engine.errors import EngineError, StoreError
 from engine.holdings import RemovalParts
 from engine.options import Options
 from engine.projections.backfill import Backfill, BackfillReport, Progress
@@ -45,6 +45,7 @@ from engine.writers import Writers
 
 STATE_SHAPE = 1
 JOBS_SHAPE = 1
+_TABLES = "streams watermarks threads set_aside divergences failures backfill fences facts fact_streams index_names".split()
 
 
 class Engine:
@@ -59,9 +60,7 @@ class Engine:
         self._database = self._open_database("state", STATE_SHAPE)
         self._jobs = self._open_jobs()
         self._wire()
-        self._eraser.finish()
-        self._redactor.finish()
-        self._writers.finish_archives()
+        self._finish_what_was_begun()
 
     @property
     def home(self) -> str:
@@ -84,14 +83,19 @@ class Engine:
     def rebuild(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
         """Fold every rollout anew, thread by thread, while readers go on; a damaged database is set aside first."""
         self._alive.check()
-        if self._database.integrity() != ["ok"]:
+        if not self._is_whole():
             self._database.replace()
         self._facts.rebuild()
         return self._backfill.run(workers=workers, anew=True, progress=progress)
 
     def audit(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
-        """Compare every row with every rollout; writes nothing but the rows that appends of this engine still owe."""
+        """Compare every row with every rollout; writes nothing but the rows that appends of this engine still owe.
+
+        Tables in memory are filled first.
+        """
         self._alive.check()
+        if self._home.state is None:
+            self._backfill.run()
         with contextlib.suppress(StoreError):
             self._flush.flush()
         return self._auditor.run(deep=deep, progress=progress)
@@ -121,6 +125,22 @@ class Engine:
             self._flush.close()
             self._database.close()
             self._close_jobs()
+
+    def _finish_what_was_begun(self) -> None:
+        """Erasures, redactions and moves that a crash left half done; what cannot be finished now waits for the next open."""
+        for finish in (self._eraser.finish, self._redactor.finish, self._writers.finish_archives):
+            with contextlib.suppress(EngineError):
+                finish()
+
+    def _is_whole(self) -> bool:
+        """Whether the database is sound and has its tables."""
+        try:
+            with self._database.read() as transaction:
+                for table in _TABLES:
+                    transaction.row(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608 - the names are ours
+        except StoreError:
+            return False
+        return self._database.integrity() == ["ok"]
 
     def _close_jobs(self) -> None:
         if self._jobs is not None:

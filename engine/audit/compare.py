@@ -7,7 +7,7 @@ finding and stops nothing. Memory is one rollout's block and a few words a threa
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +18,15 @@ from engine.projections.backfill import Progress
 from engine.projections.check import Checked as CheckedStream
 from engine.projections.check import Checker, differences
 from engine.projections.registry import THREADS
-from engine.projections.threads import COLUMNS, Candidate, ThreadState, head_of
+from engine.projections.threads import (
+    COLUMNS,
+    STREAM_COLUMNS,
+    Candidate,
+    ThreadState,
+    head_of,
+    stream_of,
+    stream_row,
+)
 from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, Refused, locate, walk
@@ -28,6 +36,7 @@ from engine.stores.watermarks import Watermark
 
 _REBUILD = "rolloutdb rebuild"
 _BACKFILL = "rolloutdb backfill"
+_UPGRADE = "pip install -U rolloutdb"
 _OWN_CLASS = {"rollout_path": "wrong_path", "archived": "wrong_archive_state"}
 
 
@@ -46,7 +55,8 @@ class Auditor:
         with self._database.read() as transaction:
             audit = _Audit(self._home, self._checker, transaction, self._options, self._files, deep=deep)
             findings = sorted(audit.run(progress), key=_by_place)
-            return AuditReport(findings, Checked(audit.threads, audit.records, audit.bytes))
+            unknown = dict(sorted(audit.unknown_kinds.items())) if deep else None
+            return AuditReport(findings, Checked(audit.threads, audit.records, audit.bytes), unknown)
 
 
 class _Audit:
@@ -65,6 +75,7 @@ class _Audit:
         self._refused: list[Refused] = []
         self._elsewhere: dict[str, list[Finding]] = {}
         self.threads = 0
+        self.unknown_kinds: Counter[str] = Counter()
         self.records = 0
         self.bytes = 0
 
@@ -102,6 +113,7 @@ class _Audit:
             return
         state = checked.state
         self.records += lines.records
+        self.unknown_kinds.update(lines.unknown_kinds)
         self.bytes += lines.bytes
         yield from _line_findings(found, state.thread_id, lines)
         yield from _identity_findings(found, state, lines)
@@ -138,7 +150,8 @@ class _Audit:
         where: dict[str, Any] = {"path": found.path, "thread_id": checked.state.thread_id, "offset": mark.offset}
         if outdated:
             message = f"the row was folded by version {mark.version} of its projection, not by {THREADS.version}"
-            yield finding("stale_watermark", message, mend=_BACKFILL, **where)
+            is_newer = mark.version > THREADS.version
+            yield finding("stale_watermark", message, mend=_UPGRADE if is_newer else _BACKFILL, **where)
             return  # how far it had come is not asked: all of it is folded anew
         if not checked.same_history:
             yield finding(
@@ -149,9 +162,32 @@ class _Audit:
             )
         elif checked.state_at_mark != mark.state:
             yield finding("lying_watermark", "the stored state is not the fold of the bytes", mend=_REBUILD, **where)
+        else:
+            yield from self._stream_findings(found, mark)
         if checked.same_history and checked.lag_bytes:
             message = f"{checked.lag_bytes} bytes behind the watermark are not in the row yet"
             yield finding("stale_watermark", message, mend=_BACKFILL, **where)
+
+    def _stream_findings(self, found: Found, mark: Watermark) -> Iterator[Finding]:
+        """What the tables know of the rollout itself: by it the head is chosen, and records are counted."""
+        known = dict(zip(STREAM_COLUMNS, stream_row(stream_of(found.path), THREADS.decode(mark.state)), strict=True))
+        stored = self._transaction.row(_KNOWN, {"path": found.path})
+        if stored is None:
+            message = "the rollout is not among the known ones, though it was followed"
+            yield finding("wrong_stream", message, mend=_REBUILD, path=found.path, thread_id=known["thread_id"])
+            return
+        for (column, value), there in zip(known.items(), stored, strict=True):
+            if value != there:
+                yield finding(
+                    "wrong_stream",
+                    f"{column} is {_short(there)} in the table and {_short(value)} in the file",
+                    mend=_REBUILD,
+                    path=found.path,
+                    thread_id=known["thread_id"],
+                    field=column,
+                    file_value=value,
+                    row_value=there,
+                )
 
     def _row_findings(self, found: Found, checked: CheckedStream, mark: Watermark | None) -> Iterator[Finding]:
         """The row's fields beside the file's, where the row is this rollout's to fill.
@@ -322,5 +358,6 @@ def _by_place(each: Finding) -> tuple[str, str, int, str]:
     return (each.path or "", each.thread_id or "", each.offset if each.offset is not None else -1, each.class_)
 
 
+_KNOWN = f"SELECT {', '.join(STREAM_COLUMNS)} FROM streams WHERE path = :path"  # noqa: S608 - the names are ours
 _ROW = f"SELECT {', '.join(COLUMNS)} FROM threads WHERE id = :id"  # noqa: S608 - the names are ours
 _STREAM = "SELECT 1 FROM streams WHERE path = :path AND thread_id = :id"

@@ -21,6 +21,7 @@ CLASSES: dict[str, tuple[Severity, str]] = {
     "wrong_archive_state": ("error", "the row says archived and the folder does not, or the other way round"),
     "stale_watermark": ("warning", "the file goes on beyond what the row has followed"),
     "lying_watermark": ("error", "the watermark's own state is not what the bytes before it give"),
+    "wrong_stream": ("error", "what the tables know of a rollout is not what the file says"),
     "rewritten_history": ("error", "the bytes before the watermark are not those that were followed"),
     "duplicate_id": ("warning", "several rollouts claim to be the same one"),
     "damaged_span": ("warning", "bytes that are no record"),
@@ -61,10 +62,14 @@ class Checked(Struct, frozen=True):
 
 
 class AuditReport(Struct, frozen=True):
-    """All findings, by thread and place, and what was checked."""
+    """All findings, by thread and place, and what was checked.
+
+    `unknown_kinds` are kinds that this release cannot name, with how many records each; only a deep audit counts them.
+    """
 
     findings: list[Finding]
     checked: Checked
+    unknown_kinds: dict[str, int] | None = None
 
 
 def finding(class_: str, message: str, *, mend: str | None = None, **where: Any) -> Finding:

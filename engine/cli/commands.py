@@ -14,6 +14,7 @@ from engine.cli.asked import Asked, folder, text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from engine.projections.catchup import Partial
     from engine.projections.thread_list import SortKey
 
 
@@ -96,10 +97,18 @@ def list_threads(asked: Asked, wanted: Wanted) -> Answer:
         )
         kept = engine.state_dir is not None
     if page.partial is not None:
-        total = "more" if page.partial.files_total is None else f"{page.partial.files_total:,}"
-        command = "`rolloutdb backfill`" if kept else "it with --state-dir, since the home cannot be written"
-        output.remark(f"The list covers {page.partial.files_done:,} of {total} rollouts so far; run {command}.")
+        _remark_partial(page.partial, kept=kept)
     return Answer(page, DONE, lambda console: _tables().show_page(console, page))
+
+
+def _remark_partial(partial: Partial, *, kept: bool) -> None:
+    """What a list does not cover, and what to run."""
+    if partial.files_done != partial.files_total:
+        total = "" if partial.files_total is None else f" of {partial.files_total:,}"
+        command = "`rolloutdb backfill`" if kept else "it with --state-dir, since the home cannot be written"
+        output.remark(f"The list covers {partial.files_done:,}{total} rollouts so far; run {command}.")
+    if partial.unread:
+        output.remark(f"{partial.unread:,} rollouts or folders cannot be read or used; `rolloutdb status` names them.")
 
 
 def show_thread(asked: Asked, thread_id: str) -> Answer:

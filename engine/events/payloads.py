@@ -92,7 +92,7 @@ class ThreadSettingsApplied(Struct):
 class TokenUsage(Struct):
     """How many tokens; only the total is stored."""
 
-    total_tokens: int | float = 0
+    total_tokens: int | float | None = None
 
 
 class TokenInfo(Struct):

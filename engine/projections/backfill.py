@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.clock import Clock
-from engine.errors import LeaseLost, StoreError
+from engine.errors import LeaseLost, StoreError, WorkerDied
 from engine.options import Options
 from engine.projections.pool import Pool
 from engine.projections.runner import Runner, Scan, Stale
@@ -24,6 +24,13 @@ from engine.stores.leases import Held, Lease, Leases, fence
 from engine.stores.sqlite import Database, Transaction
 
 LEASE = "backfill"
+BACK_FILL = "back-fill"
+REBUILD = "rebuild"
+"""What the lease is held for."""
+
+BATCH_S = 0.5
+"""A batch is written at the latest after this long, so that large files show progress and a crash costs little."""
+
 HEARTBEATS_A_LEASE = 6
 
 
@@ -114,7 +121,8 @@ class Backfill:
             if isinstance(lease, Held):
                 joined = True
                 self._look_on(show)
-                anew = False  # what the other one wrote is as new
+                # What another rebuild wrote is as new; a back-fill passes over what it takes for unchanged.
+                anew = anew and lease.purpose != REBUILD
                 continue
             try:
                 tally = self._work(lease, workers=workers, anew=anew, show=show)
@@ -134,7 +142,7 @@ class Backfill:
                 (generation,) = transaction.row(
                     "SELECT generation FROM fences WHERE name = :name", {"name": LEASE}
                 ) or (0,)
-            return self._leases.claim(LEASE, "rebuild" if anew else "back-fill", above=generation)
+            return self._leases.claim(LEASE, REBUILD if anew else BACK_FILL, above=generation)
         except StoreError:
             return None
 
@@ -184,7 +192,11 @@ class Backfill:
                 pool.close()
 
     def _pool(self, workers: int) -> Pool | None:
-        return Pool(workers, self._home, self._options) if workers > 0 else None
+        """Worker processes, or None where they are not wanted or cannot be had: this process then does the work."""
+        try:
+            return Pool(workers, self._home, self._options) if workers > 0 else None
+        except WorkerDied:
+            return None
 
     def _is_first(self) -> bool:
         with self._database.read() as transaction:
@@ -221,7 +233,7 @@ class Backfill:
     ) -> None:
         by_path = {job.path: job for job in jobs}
         show(ahead)
-        for batch in _batches(done, self._options.batch_streams):
+        for batch in self._batches(done):
             tally.files += len(batch)
             tally.bytes += sum(by_path[each.path].size for each in batch)
             tally.failed.extend(Failure(each.path, each.reason) for each in batch if each.reason is not None)
@@ -237,6 +249,19 @@ class Backfill:
             self._runner.write(batch, by_path, inside=checkpoint)
             keeper.beat(now)
             show(now)
+
+    def _batches(self, done: Iterable[Done]) -> Iterator[list[Done]]:
+        """At most `batch_streams` at a time, and what there is after `BATCH_S`."""
+        batch: list[Done] = []
+        begun_s = self._clock.elapsed_s()
+        for each in done:
+            batch.append(each)
+            if len(batch) >= self._options.batch_streams or self._clock.elapsed_s() - begun_s >= BATCH_S:
+                yield batch
+                batch = []
+                begun_s = self._clock.elapsed_s()
+        if batch:
+            yield batch
 
     def _checkpoint(self, transaction: Transaction, now: Progress, last: str) -> None:
         transaction.run(
@@ -314,17 +339,6 @@ class _Keeper:
         self._last_ms = self._clock.boot_ms()
         with contextlib.suppress(StoreError):
             self._leases.heartbeat(self._lease, f"{now.files_done} of {now.files_total} files")
-
-
-def _batches(done: Iterable[Done], size: int) -> Iterator[list[Done]]:
-    batch: list[Done] = []
-    for each in done:
-        batch.append(each)
-        if len(batch) >= size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _show_nothing(progress: Progress) -> None:

@@ -19,13 +19,20 @@ from engine.stores.sqlite import Database
 _BATCH = 32
 """Streams folded between two looks at the clock."""
 
+_BATCH_BYTES = 16 * 1024 * 1024
+"""And bytes: with a few large rollouts the clock is looked at after each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """An answer does not cover every file yet. `files_total` is None while the walk has not met them all."""
+    """An answer does not cover every file. `files_total` is None while the walk has not met them all.
+
+    `unread` counts rollouts and folders that cannot be read or used; `status` names each with its reason.
+    """
 
     files_done: int
     files_total: int | None
+    unread: int = 0
 
 
 class CatchUp:
@@ -46,8 +53,8 @@ class CatchUp:
         if not self._mutex.acquire(timeout=self._options.list_budget_ms / 1000):
             return self._partial
         try:
-            if self._partial is None and self._is_recent():
-                return None
+            if self._is_recent() and (self._partial is None or self._partial.files_done == self._partial.files_total):
+                return self._partial
             self._partial = self._catch_up(deadline_ms)
         except (StoreBusy, StoreFull):
             # Somebody else writes, or nobody can: a reader does not wait for the rows to come up to date.
@@ -74,33 +81,44 @@ class CatchUp:
         return self._looked_ms is not None and self._clock.boot_ms() - self._looked_ms < self._options.scan_interval_ms
 
     def _catch_up(self, deadline_ms: int) -> Partial | None:
-        scan = self._runner.scan(stop=lambda: self._clock.boot_ms() >= deadline_ms)
+        """Fold until the deadline; the batch under way then is ended, and it is at most `_BATCH_BYTES` or one rollout."""
+
+        def is_late() -> bool:
+            return self._clock.boot_ms() >= deadline_ms
+
+        scan = self._runner.scan(stop=is_late)
         waiting: list[Stale] = []
-        behind = 0
+        behind = unread = 0
         for stale in scan:
             waiting.append(stale)
-            if len(waiting) >= _BATCH and self._clock.boot_ms() < deadline_ms:
-                self._fold(waiting)
+            if len(waiting) >= _BATCH or sum(each.found.stat.size for each in waiting) >= _BATCH_BYTES:
+                if is_late():
+                    behind += len(waiting)
+                else:
+                    unread += self._fold(waiting)
                 waiting = []
-            elif len(waiting) >= _BATCH:
-                behind += len(waiting)
-                waiting = []
-        if self._clock.boot_ms() < deadline_ms:
-            self._fold(waiting)
-        else:
+        if waiting and (behind or is_late()):
             behind += len(waiting)
-        return self._close(scan, behind)
+        else:
+            unread += self._fold(waiting)
+        return self._close(scan, behind, unread)
 
-    def _fold(self, stale: list[Stale]) -> None:
+    def _fold(self, stale: list[Stale]) -> int:
+        """Bring these up to date; how many could not be read."""
+        if not stale:
+            return 0
         jobs = self._runner.jobs(stale)
-        self._runner.write(list(self._runner.do(jobs)), {job.path: job for job in jobs})
+        done = list(self._runner.do(jobs))
+        self._runner.write(done, {job.path: job for job in jobs})
+        return sum(each.reason is not None for each in done)
 
-    def _close(self, scan: Scan, behind: int) -> Partial | None:
+    def _close(self, scan: Scan, behind: int, unread: int) -> Partial | None:
+        unread += len(scan.refused)
         if not scan.ended:
-            return Partial(len(scan.seen) - behind, None)
-        if behind:
-            return Partial(len(scan.seen) - behind, len(scan.seen))
+            return Partial(len(scan.seen) - behind, None, unread)
         if self._runner.has_vanished(scan):
             with self._database.write() as transaction:
                 self._runner.note_vanished(scan, transaction)
+        if behind or unread:
+            return Partial(len(scan.seen) - behind, len(scan.seen), unread)
         return None

@@ -45,6 +45,22 @@ if TYPE_CHECKING:
 TEXT_BYTES_MAX = 16 * 1024
 """Longer texts are cut in the row, so that a pasted file does not become part of every list; the rollout has it all."""
 
+STREAM_COLUMNS = "path thread_id rollout_id base_rollout_id named_at archived records damaged".split()
+
+_BYTES_MAX = {
+    **dict.fromkeys(
+        "base_rollout_id session_id thread_source originator history_mode forked_from_id parent_thread_id agent_nickname "
+        "agent_role agent_path model_provider model reasoning_effort cli_version approval_mode memory_mode git_sha "
+        "git_branch git_origin_url".split(),
+        256,
+    ),
+    "source": 2048,
+    "cwd": 4096,
+    "sandbox_policy": 4096,
+}
+"""What else of a thread is text, and how much of it a row keeps. With the three texts a fold state stays below 64 KiB."""
+
+TOO_LONG_JSON = '{"type":"too long to be kept"}'
 DEFAULT_SANDBOX = '{"type":"read-only"}'
 DEFAULT_APPROVAL = "on-request"
 
@@ -135,6 +151,10 @@ class Threads:
             state.first_at_ms = piece.first_at_ms
         if piece.last_at_ms is not None:
             state.last_at_ms = piece.last_at_ms
+        for name, bytes_max in _BYTES_MAX.items():
+            value = getattr(state, name)
+            if value is not None and len(value) > bytes_max // 4:
+                setattr(state, name, _bounded(value, bytes_max))
 
     def encode(self, state: ThreadState) -> bytes:
         return _ENCODER.encode(state)
@@ -145,7 +165,9 @@ class Threads:
     def write(self, transaction: Transaction, changes: Sequence[Change]) -> None:
         paths = [change.stream.path for change in changes]
         touched = _threads_of(transaction, paths) | {change.state.thread_id for change in changes}
-        transaction.run_many(_UPSERT_STREAM, [_stream_row(change) for change in changes])
+        transaction.run_many(
+            _UPSERT_STREAM, [(*stream_row(change.stream, change.state), int(change.compressed)) for change in changes]
+        )
         self._choose_heads(transaction, touched, {change.stream.path: change for change in changes})
 
     def forget(self, transaction: Transaction, paths: Sequence[str]) -> None:
@@ -360,9 +382,10 @@ def _apply_goal(state: ThreadState, record: Record[GoalUpdated]) -> bool:
 
 def _apply_tokens(state: ThreadState, record: Record[TokenCount]) -> bool:
     info = record.payload.info
-    if info is None or info.total_token_usage is None:
+    total = info.total_token_usage.total_tokens if info is not None and info.total_token_usage is not None else None
+    if total is None:
         return False
-    state.tokens_used = min(max(int(info.total_token_usage.total_tokens), 0), (1 << 63) - 1)
+    state.tokens_used = min(max(int(total), 0), (1 << 63) - 1)
     return True
 
 
@@ -385,11 +408,17 @@ _APPLY: dict[str, Callable[[ThreadState, Record[Any]], bool]] = {
 }
 
 
-def _cut(text: str) -> str:
-    """At most `TEXT_BYTES_MAX` of UTF-8, cut between characters."""
-    if len(text) <= TEXT_BYTES_MAX // 4:
+def _cut(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
+    """At most that many bytes of UTF-8, cut between characters."""
+    if len(text) <= bytes_max // 4:
         return text
-    return text.encode("utf-8", "replace")[:TEXT_BYTES_MAX].decode("utf-8", "ignore")
+    return text.encode("utf-8", "replace")[:bytes_max].decode("utf-8", "ignore")
+
+
+def _bounded(value: str, bytes_max: int) -> str:
+    """A text that is cut where it is too long; JSON, of which a part is none, becomes an object that says so."""
+    cut = _cut(value, bytes_max)
+    return TOO_LONG_JSON if cut != value and value.startswith("{") else cut
 
 
 def _threads_of(transaction: Transaction, paths: Sequence[str]) -> set[str]:
@@ -399,8 +428,8 @@ def _threads_of(transaction: Transaction, paths: Sequence[str]) -> set[str]:
     return {thread for (thread,) in found}
 
 
-def _stream_row(change: Change) -> tuple[Any, ...]:
-    state, stream = change.state, change.stream
+def stream_row(stream: Stream, state: ThreadState) -> tuple[Any, ...]:
+    """What is known of a rollout, in the order of `STREAM_COLUMNS`."""
     return (
         stream.path,
         state.thread_id,
@@ -408,7 +437,6 @@ def _stream_row(change: Change) -> tuple[Any, ...]:
         state.base_rollout_id,
         stream.name.named_at,
         int(stream.archived),
-        int(change.compressed),
         state.records,
         state.damaged,
     )
@@ -420,7 +448,7 @@ def _json(values: Sequence[str]) -> str:
 
 _UPSERT_STREAM = """
     INSERT INTO streams
-        (path, thread_id, rollout_id, base_rollout_id, named_at, archived, compressed, records, damaged)
+        (path, thread_id, rollout_id, base_rollout_id, named_at, archived, records, damaged, compressed)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (path) DO UPDATE SET
         thread_id = excluded.thread_id, rollout_id = excluded.rollout_id, base_rollout_id = excluded.base_rollout_id,

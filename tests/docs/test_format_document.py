@@ -433,8 +433,8 @@ def apply(read: Read, record: Fields, kind: str, offset: int) -> bool:
         facts["cwd"] = settings.get("cwd") or facts.get("cwd")
     elif kind == "event_msg.token_count":
         usage = (got.get("info") or {}).get("total_token_usage")
-        if usage is not None:
-            facts["tokens_used"] = max(int(usage.get("total_tokens", 0)), 0)
+        if usage is not None and usage.get("total_tokens") is not None:
+            facts["tokens_used"] = max(int(usage["total_tokens"]), 0)
     elif kind == "event_msg.task_started":
         at_ms = ms(record["timestamp"][0])
         read.turn_ms = read.turn_ms if at_ms is None else at_ms

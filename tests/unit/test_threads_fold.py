@@ -274,7 +274,7 @@ def test_git_is_kept_without_a_block_and_replaced_whole_by_one():
         ([2**63 - 1], 2**63 - 1),
         ([2**63], 2**63 - 1),
         ([10**400], 2**63 - 1),
-        ([5, "odd"], 0),
+        ([5, "odd"], 5),
     ],
 )
 def test_tokens_are_the_last_total_within_what_a_column_holds(totals, used):
@@ -435,3 +435,25 @@ def test_a_policy_nested_nearly_too_deep_stops_nothing(depth):
 def test_what_stands_before_the_first_line_changes_no_field(lead):
     lines = [meta(ordinal=0, subagent_history_start_ordinal=2), item("parent", ordinal=1), item("mine", ordinal=2)]
     assert row(lead, *lines) == row(*lines)
+
+
+def test_a_total_that_is_missing_or_odd_leaves_the_one_before():
+    """The newest total that is a number counts; one odd number does not wipe a good one."""
+    before = event("token_count", info={"total_token_usage": {"total_tokens": 7}})
+    for odd in ({}, {"total_tokens": None}, {"total_tokens": "9"}, {"total_tokens": True}):
+        assert row(meta(), before, event("token_count", info={"total_token_usage": odd}))["tokens_used"] == 7
+
+
+def test_a_fold_state_is_bounded_whatever_a_file_says():
+    """DESIGN: at most 64 KiB. What is cut stays text; JSON that is cut says so."""
+    long = "x" * 500_000
+    policy = {"type": "managed", "entries": [long]}
+    found = row(
+        meta(originator=long, source={"custom": long}, cwd=""),
+        context(cwd="/" + long, model=long, permission_profile=policy),
+        said(long),
+    )
+    assert len(found["model"]) == len(found["originator"]) == 256
+    assert len(found["cwd"]) == 4096
+    assert found["sandbox_policy"] == found["source"] == '{"type":"too long to be kept"}'
+    assert len(found["title"]) == 16 * 1024
