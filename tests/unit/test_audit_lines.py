@@ -105,6 +105,10 @@ def lying_watermark(seeding):
     seeding.sql("UPDATE watermarks SET state = CAST(state || x'00' AS BLOB) WHERE stream = :path")
 
 
+def wrong_stream(seeding):
+    seeding.sql("UPDATE streams SET records = records + 1 WHERE path = :path")
+
+
 def rewritten_history(seeding):
     seeding.damage("rewritten-first-message")
 
@@ -186,6 +190,7 @@ AFTERWARDS = [
     wrong_archive_state,
     stale_watermark,
     lying_watermark,
+    wrong_stream,
     rewritten_history,
     duplicate_id,
 ]
@@ -265,7 +270,7 @@ def test_two_seeds_in_two_threads_give_both_findings(audited, one, two):
 
 def test_all_seeds_at_once_give_all_findings(audited):
     report = audited([(seed, number) for number, seed in enumerate(SEEDS)])
-    assert len(report.findings) == len(CLASSES) == 21
+    assert len(report.findings) == len(CLASSES) == 22
     places = [(each.path or "", each.thread_id or "") for each in report.findings]
     assert places == sorted(places)
 
