@@ -80,10 +80,18 @@ class Archives:
             folder = target_path.rpartition("/")[0]
             self._files.ensure_folder(folder, op="archive.folder")
             self._ensure_linked(source_path, target_path)
-            self._files.sync_folder(folder, op="archive.sync")
+            self._sync_folders(folder)
             self._files.remove(source_path, op="archive.remove")
             self._files.sync_folder(source_path.rpartition("/")[0], op="archive.sync")
         return target
+
+    def _sync_folders(self, folder: str) -> None:
+        """The target's folder and those above it, up to the home's: each may be as new as the name in it."""
+        self._files.sync_folder(folder, op="archive.sync")
+        while len(folder) > len(self._home.path) and "/" in folder:
+            folder = folder.rpartition("/")[0]
+            with contextlib.suppress(PermissionError):  # a folder that we may not read is none that we made
+                self._files.sync_folder(folder, op="archive.sync")
 
     def _ensure_linked(self, source: str, target: str) -> None:
         """A name that is taken by another file is never replaced; by this very file, a crash came after the link."""

@@ -338,7 +338,7 @@ class Writers:
             finally:
                 files.close(fd, op="fork.close")
                 files.remove(beside, op="fork.remove")
-            for above in (folder, *(folder.rsplit("/", depth)[0] for depth in (1, 2, 3))):
+            for above in (folder, *(folder.rsplit("/", depth)[0] for depth in (1, 2, 3, 4))):
                 files.sync_folder(above, op="fork.sync")
         except OSError as error:
             raise AppendFailed(
