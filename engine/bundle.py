@@ -69,6 +69,8 @@ class Bundler:
         With `bases` the rollouts that they go on from come along, as others' threads. A thread that is being written is
         packed as it is now. Raises `ThreadNotFound`, `TruthGone`, `InvalidRequest` (nothing to pack, a name that is taken).
         """
+        if not path.startswith("/"):
+            raise InvalidRequest(f"The path {path!r} is not absolute.", hint="Give the bundle's full path.")
         self._holdings.catch_up()
         asked = self._all() if thread_ids is None else [self._holdings.known(each) for each in thread_ids]
         if not asked:
@@ -78,16 +80,15 @@ class Bundler:
             if not found:
                 raise TruthGone(f"The rollout of {each} is gone.", hint="Leave it out, or restore its file.")
         more, missing = self._bases(rollouts) if bases else ({}, [])
-        try:
-            with translated(path), writing(path, files=self._parts.files) as packed:
-                threads = [
-                    self._pack(packed, each, rollouts.get(each), more.get(each, []))
-                    for each in sorted({*rollouts, *more})
-                ]
-                manifest = _Manifest(format=FORMAT, version=VERSION, threads=threads, missing_bases=missing)
-                packed.add(MANIFEST, [msgspec.json.format(msgspec.json.encode(manifest), indent=1)])
-        except FileExistsError as error:
-            raise InvalidRequest(f"There is something at {path}.", hint="Give another name.") from error
+        with translated(path):
+            try:
+                with writing(path, files=self._parts.files) as packed:
+                    every = sorted({*rollouts, *more})
+                    threads = [self._pack(packed, each, rollouts.get(each), more.get(each, [])) for each in every]
+                    manifest = _Manifest(format=FORMAT, version=VERSION, threads=threads, missing_bases=missing)
+                    packed.add(MANIFEST, [msgspec.json.format(msgspec.json.encode(manifest), indent=1)])
+            except FileExistsError as error:
+                raise InvalidRequest(f"There is something at {path}.", hint="Give another name.") from error
         return BundleReport(path=path, threads=threads, missing_bases=missing)
 
     def import_bundle(self, path: str, *, dry_run: bool = False) -> ImportReport:

@@ -40,10 +40,14 @@ class ZipWriter:
 
 @contextlib.contextmanager
 def writing(path: str, *, files: Files) -> Iterator[ZipWriter]:
-    """Write a new zip; a name that is taken is never replaced. Raises FileExistsError, OSError; leaves nothing then."""
+    """Write a new zip at an absolute path; a name that is taken is never replaced.
+
+    Raises FileExistsError, OSError; leaves nothing then.
+    """
     if files.kind(path, op="bundle.kind") is not None:
         raise FileExistsError(17, "there is something of that name already", path)
-    beside = f"{path}.tmp"
+    folder, _, name = path.rpartition("/")
+    beside = f"{folder}/.{name}.rolloutdb"
     files.remove(beside, op="bundle.leftover")
     fd = files.create(beside, op="bundle.create")
     try:
@@ -53,10 +57,22 @@ def writing(path: str, *, files: Files) -> Iterator[ZipWriter]:
             files.sync(fd, op="bundle.sync")
         finally:
             files.close(fd, op="bundle.close")
-        files.link(beside, path, op="bundle.link")
+        _publish(beside, path, files)
     finally:
         files.remove(beside, op="bundle.remove")
-    files.sync_folder(path.rpartition("/")[0] or ".", op="bundle.sync_folder")
+    files.sync_folder(folder or "/", op="bundle.sync_folder")
+
+
+def _publish(beside: str, path: str, files: Files) -> None:
+    """Give the file its name. A medium without links (a stick to carry it on) renames, when nobody took the name meanwhile."""
+    try:
+        files.link(beside, path, op="bundle.link")
+    except FileExistsError:
+        raise
+    except OSError:
+        if files.kind(path, op="bundle.kind") is not None:
+            raise
+        files.rename(beside, path, op="bundle.rename")
 
 
 class ZipReader:
