@@ -11,11 +11,10 @@ import apsw
 import pytest
 
 import engine
-from engine.options import Options
-from engine.testing import ManualClock
-from engine.testing.tables import dump
 from engine.stores.files import Files
+from engine.testing import ManualClock
 from engine.testing.files import FaultyFiles
+from engine.testing.tables import dump
 from tests.writing import opened, say
 
 QUIET: dict[str, Any] = {"type": "response_item", "payload": {"type": "web_search_call", "status": "completed"}}
@@ -177,7 +176,7 @@ def test_a_lock_that_somebody_keeps_fails_no_append_and_a_query_answers_with_wha
 
 
 LOST = {
-    "removed": lambda path: None,
+    "removed": lambda _: None,
     "empty": lambda path: path.write_bytes(b""),
     "garbage": lambda path: path.write_bytes(b"garbage " * 5_000),
 }
