@@ -38,6 +38,12 @@ class HomeNotAFolder(EngineError):
     exit_code = 2
 
 
+class StateOfAnotherHome(EngineError):
+    """The state folder holds the rows of another home."""
+
+    exit_code = 2
+
+
 class HomeUnreadable(EngineError):
     """The home, or a folder that everything hangs on, cannot be read."""
 

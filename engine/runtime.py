@@ -35,7 +35,7 @@ from engine.redact import Redactor
 from engine.stores.alive import Alive
 from engine.stores.files import Files
 from engine.stores.journal import Journal
-from engine.stores.layout import Home, open_home
+from engine.stores.layout import Home, claim_state, open_home
 from engine.stores.leases import Leases
 from engine.stores.recorder import Counters
 from engine.stores.sqlite import Database, remove_older_shapes
@@ -214,8 +214,9 @@ def open(  # noqa: A001 - `engine.open(home)` reads as it should
 ) -> Engine:
     """Open a home; rows, locks and quarantine go to `state_dir` where it is given, else to `<home>/engine`.
 
-    Raises `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable` and what `Database.open` raises; each changes nothing.
+    Raises `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable`, `StateOfAnotherHome` and what `Database.open` raises; each changes nothing.
     """
     files = files or Files()
     found = open_home(home, state_dir, files)
+    claim_state(found, files)
     return Engine(found, options=options or Options(), clock=clock or SystemClock(), files=files)

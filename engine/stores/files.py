@@ -81,6 +81,14 @@ class Files:
             return None
         return _kind(mode)
 
+    def identity(self, path: str, *, op: str) -> tuple[int, int] | None:
+        """Device and inode of what a path leads to, links followed, or None where there is nothing."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def scan(self, path: str, *, op: str) -> list[Entry]:
         """All names in a folder, unsorted, each regular file with its stat. Names that vanish meanwhile are left out."""
         entries: list[Entry] = []

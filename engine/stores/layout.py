@@ -10,18 +10,23 @@ Source: codex_rollout.md 1, 1.1, 1.2.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from engine.errors import HomeMissing, HomeNotAFolder, HomeUnreadable
+from engine.errors import HomeMissing, HomeNotAFolder, HomeUnreadable, StateOfAnotherHome
 from engine.stores.files import Entry, Files, FileStat
 
 ROOTS = ("sessions", "archived_sessions")
 ARCHIVED_ROOT = ROOTS[1]
 COMPRESSED = ".zst"
+HOME_NOTE = "home"
+"""The file in a state folder outside of the home that names the home."""
+_NOTE_BYTES_MAX = 8192
 _FOLDERS_DEEP_MAX = 16
 
 _NAME = re.compile(
@@ -76,7 +81,7 @@ def open_home(path: str, state_dir: str | None, files: Files) -> Home:
 
     Raises `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable`. Makes nothing.
     """
-    path = path and (path.rstrip("/") or "/")
+    path = path and _absolute(path)
     try:
         kind = files.kind(path, op="layout.home", follow=True)
     except OSError as error:
@@ -102,13 +107,45 @@ def open_home(path: str, state_dir: str | None, files: Files) -> Home:
             path=path,
         ) from error
     if state_dir is not None:
-        return Home(path, state_dir.rstrip("/") or "/")
+        return Home(path, _absolute(state_dir))
     engine = f"{path}/engine"
     try:
         holder = engine if files.kind(engine, op="layout.home", follow=True) == "folder" else path
     except OSError:
         return Home(path, None)  # it cannot even be looked at, so nothing can be kept there
     return Home(path, engine if files.writable(holder, op="layout.home") else None)
+
+
+def _absolute(path: str) -> str:
+    """A path that stays true when the process goes elsewhere; links and `..` are left to the system."""
+    path = path.rstrip("/") or "/"
+    return path if path.startswith("/") else f"{os.getcwd()}/{path}"
+
+
+def claim_state(home: Home, files: Files) -> None:
+    """Note in a state folder outside of the home whose rows it holds; raises `StateOfAnotherHome`.
+
+    A home that moved takes its rows along: only a folder that is still there, and another, is another home.
+    """
+    if home.state is None or home.state == f"{home.path}/engine":
+        return
+    note = f"{home.state}/{HOME_NOTE}"
+    here = os.fsencode(home.path)
+    known = files.read_small(note, bytes_max=_NOTE_BYTES_MAX, op="layout.claim")
+    if known == here:
+        return
+    if known:
+        there = files.identity(os.fsdecode(known), op="layout.claim")
+        if there is not None and there != files.identity(home.path, op="layout.claim"):
+            other = _shown(os.fsdecode(known))
+            raise StateOfAnotherHome(
+                f"The state folder {_shown(home.state)} holds the rows of {other}.",
+                hint="Give each home a --state-dir of its own.",
+                path=_shown(home.state),
+            )
+    with contextlib.suppress(OSError):  # the databases tell what is wrong with the folder
+        files.ensure_folder(home.state, op="layout.claim")
+        files.replace_small(note, here, op="layout.claim")
 
 
 @lru_cache(maxsize=4096)
