@@ -2,9 +2,9 @@
 
 An append tells what it wrote. Where a projection asks for one of the kinds the stream becomes dirty; else only its time
 moved, which is a touch, and a thread is touched at most once in `touch_interval_s`; what is held back comes with the next
-flush of the stream, or at close. A flush folds the dirty streams from their watermarks and writes rows and watermarks in
-one transaction for at most `batch_streams`. It is one function, called by the timer, by a query that wants to read its
-own writes, and by close; an append never waits for it, and never fails because it does.
+flush of the stream, or when its writer is closed. A flush folds the dirty streams from their watermarks and writes rows
+and watermarks in one transaction for at most `batch_streams`. It is one function, called by the timer, by a query that
+wants to read its own writes, and by close; an append never waits for it, and never fails because it does.
 """
 
 from __future__ import annotations
@@ -120,15 +120,14 @@ class Flush:
                 self._runner.note_gone(transaction, gone, fresh=gone)
 
     def close(self) -> None:
-        """End the timer and write what is left, touches too; what cannot be written now is found by the next scan."""
+        """End the timer and write what is left; what cannot be written now is found by the next scan.
+
+        The threads are closed by then, so no touch is held back any more.
+        """
         self._closing.set()
         self._wake.set()
         if self._timer is not None:
             self._timer.join()
-        with self._state:
-            for path in self._held:
-                self._dirty.setdefault(path, False)
-            self._held.clear()
         with contextlib.suppress(EngineError):
             self.flush()
 

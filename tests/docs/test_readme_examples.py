@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import engine
 from engine.testing import HomePlan, MadeThread, make_home
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -73,27 +74,52 @@ def test_the_commands_of_the_readme_end_well_and_show_what_it_shows(
         assert [line for line in shown if line.startswith("$ ")] == lines
 
 
-def test_the_python_of_the_readme_lists_the_threads(
-    made: list[MadeThread], environment: dict[str, str], tmp_path: Path
-) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def python(number: int, environment: dict[str, str], folder: Path) -> str:
+    """Run a block of Python of the README; what it printed."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", blocks[number]],
         capture_output=True,
         text=True,
         check=False,
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert [thread.id for thread in made if thread.id not in done.stdout] == []
+    return done.stdout
+
+
+def test_the_python_of_the_readme_lists_the_threads(
+    made: list[MadeThread], environment: dict[str, str], tmp_path: Path
+) -> None:
+    said = python(0, environment, tmp_path)
+    assert [thread.id for thread in made if thread.id not in said] == []
     assert not (tmp_path / "user" / ".codex" / "engine").exists()
+
+
+def test_the_python_of_the_readme_that_writes_has_written_what_it_says(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The thread is named and archived; its fork has all of it and goes on under another model."""
+    said = python(1, environment, tmp_path).splitlines()
+    assert re.fullmatch(r"Position\(ordinal=11, offset=\d+\) durable", said[0])
+    kinds = [line.split()[1] for line in said[1:]]
+    assert [line.split()[0] for line in said[1:]] == [str(ordinal) for ordinal in range(len(kinds))]
+    assert kinds.count("session_meta") == 2
+    assert kinds[-1] == "event_msg.thread_settings_applied"
+    with engine.open(str(tmp_path / "agent-home")) as e:
+        rows = e.threads.list(sort_key="created_at", sort_direction="asc").threads
+        assert [(row.name, row.archived, row.model) for row in rows] == [
+            ("the readme", True, "some-model"),
+            (None, False, "another-model"),
+        ]
+        assert e.audit(deep=True).findings == []
 
 
 def test_every_command_in_the_table_of_the_readme_is_one(environment: dict[str, str], tmp_path: Path) -> None:
     commands = re.findall(r"^\| `rolloutdb ([a-z ]+?)(?: ID)?` \|", README, re.MULTILINE)
-    assert len(commands) == 7
+    assert {"backfill", "demo", "threads list", "threads rename", "threads archive", "threads fork"} <= set(commands)
     for command in commands:
         done = subprocess.run(
             ["rolloutdb", *command.split(), "--help"], capture_output=True, check=False, env=environment, timeout=60
