@@ -89,13 +89,15 @@ class WriterLock:
                     self._files.close(fd, op="lock.fork")
         self._fd = self._foreign_fd = None
 
-    def take(self, purpose: str) -> None:
+    def take(self, purpose: str, *, foreign: bool) -> None:
         """Take the engine's own lock, then the Codex CLI's. Raises `ThreadBusy`, `StoreError`, and holds nothing then."""
         try:
             with files_translated("lock", self._path):
                 self._files.ensure_folder(self._path.rpartition("/")[0], op="lock.folder")
                 self._take_own()
                 self._files.replace_small(f"{self._path}.owner", _card(purpose, self._files), op="lock.owner")
+                if foreign:
+                    self._files.ensure_folder(self._foreign_folder, op="lock.foreign")
                 if self._files.kind(self._foreign_folder, op="lock.foreign", follow=True) == "folder":
                     self._take_foreign()
         except BaseException:
@@ -174,15 +176,24 @@ class WriterLock:
         )
 
 
-def acquire(home: Home, thread_id: str, purpose: str, *, options: Options, clock: Clock, files: Files) -> WriterLock:
-    """Take the thread's lock, and the Codex CLI's where the home has such.
+def acquire(
+    home: Home,
+    thread_id: str,
+    purpose: str,
+    *,
+    foreign: bool = False,
+    options: Options,
+    clock: Clock,
+    files: Files,
+) -> WriterLock:
+    """Take the thread's lock, and the Codex CLI's where the home has such, or where the rollout is that program's.
 
     Waits for nobody who holds the thread. Raises `ThreadBusy`; `StoreError` where the lock's folder cannot be written;
     `StoreBusy` where the Codex CLI keeps its coordination lock for longer than `busy_wait_ms`.
     """
     assert home.state is not None
     lock = WriterLock(home, thread_id.lower(), options=options, clock=clock, files=files)
-    lock.take(purpose)
+    lock.take(purpose, foreign=foreign)
     return lock
 
 

@@ -330,3 +330,15 @@ def test_an_interrupted_taking_holds_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         take(tmp_path, files=Interrupted())
     assert is_free(tmp_path)
+
+
+def test_a_rollout_of_the_codex_cli_is_locked_its_way_also_where_it_kept_no_lock_yet(tmp_path: Path) -> None:
+    """A session that is started meanwhile finds the thread taken."""
+    home = Home(str(tmp_path), str(tmp_path / "engine"))
+    parts = {"options": Options(), "clock": SystemClock(), "files": Files()}
+    lock = acquire(home, THREAD, "write", foreign=True, **parts)
+    path = tmp_path / "thread-writer-locks" / f"{THREAD}.lock"
+    with path.open("r+b") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock.release()
+    assert not path.exists()
