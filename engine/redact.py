@@ -8,7 +8,7 @@ that a crash left half written is written again when the home is opened. The rol
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +16,7 @@ from msgspec import Struct
 from engine.errors import EngineError, InvalidRequest, NotRedactable, TruthGone
 from engine.events.record import BYTE_ORDER_MARK, kind_of
 from engine.events.redaction import Filled, redacted
-from engine.holdings import Holdings, RemovalParts, json_of, translated
+from engine.holdings import Holdings, RemovalParts, translated
 from engine.projections import facts
 from engine.projections.facts import unfinished_redactions
 from engine.projections.runner import Stale
@@ -76,12 +76,9 @@ class Redactor:
                 if found.name.own_rollout_id == target.name.own_rollout_id
                 and self._line(found, place.offset, place.length) == line
             ]
-            since_ms = self._parts.clock.wall_ms()
+            start = place.offset + len(line) - len(line.removeprefix(BYTE_ORDER_MARK))
             for found in same:
-                self._redact(
-                    found, thread_id, place.offset + len(line) - len(line.removeprefix(BYTE_ORDER_MARK)), filled
-                )
-            self._refold(same, since_ms)
+                self._redact(found, thread_id, start, filled)
         length, kind = place.length, kind_of(place.record)
         return [
             RedactedRecord(thread_id, found.path, place.offset, length, place.record.ordinal, kind) for found in same
@@ -160,22 +157,25 @@ class Redactor:
         return filled
 
     def _redact(self, found: Found, thread_id: str, offset: int, filled: Filled) -> None:
+        """It is done when the rows follow: till then the next start does it again."""
+        since_ms = self._parts.clock.wall_ms()
         announced = {"thread_id": thread_id, "path": found.path, "offset": offset, "filler": filled.filler}
         words = {"head": filled.head.decode(), "tail": filled.tail.decode()}
         self._holdings.note([{"type": facts.REDACTION_BEGUN, **announced, **words}])
         with translated(found.path):
             fill(self._parts.home.absolute(found.path), [(offset, filled.line)], files=self._parts.files)
+        self._refold(found, since_ms)
         self._holdings.note(
             [{"type": facts.REDACTION_DONE, "thread_id": thread_id, "path": found.path, "offset": offset}]
         )
 
-    def _refold(self, changed: Sequence[Found], since_ms: int) -> None:
-        """Rows follow what the files say now; that they differ from what was followed is our own doing, and no divergence."""
-        home, files = self._parts.home, self._parts.files
-        now = [found for each in changed if (found := locate(home, each.path, files)) is not None]
-        self._holdings.fold([Stale(found, known=True) for found in now], anew=True)
+    def _refold(self, changed: Found, since_ms: int) -> None:
+        """Rows follow what the file says now; that it differs from what was followed is our own doing, and no divergence."""
+        now = locate(self._parts.home, changed.path, self._parts.files)
+        if now is not None:
+            self._holdings.fold([Stale(now, known=True)], anew=True)
         with self._parts.database.write() as transaction:
-            transaction.run(_OWN_DOING, {"paths": json_of([found.path for found in now]), "since_ms": since_ms})
+            transaction.run(_OWN_DOING, {"path": changed.path, "since_ms": since_ms})
         self._parts.database.scrub()
 
     def _finish(self, announced: _Announced) -> None:
@@ -193,12 +193,11 @@ class Redactor:
                 path = self._parts.home.absolute(found.path)
                 if found.stat.size >= announced.offset + len(announced.line):
                     fill(path, [(announced.offset, announced.line)], files=self._parts.files)
-                    self._refold([found], since_ms)
+                    self._refold(found, since_ms)
             done = {"thread_id": announced.thread_id, "path": announced.path, "offset": announced.offset}
             self._holdings.note([{"type": facts.REDACTION_DONE, **done}])
 
 
 _OWN_DOING = """
-    DELETE FROM divergences
-    WHERE class = 'rewritten' AND at_ms >= :since_ms AND stream IN (SELECT value FROM json_each(:paths))
+    DELETE FROM divergences WHERE class = 'rewritten' AND at_ms >= :since_ms AND stream = :path
 """

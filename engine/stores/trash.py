@@ -49,6 +49,7 @@ class Trash:
 
     def take(self, found: Found, thread_id: str, due_ms: int) -> int:
         """Move a rollout into the trash, in every form it has; how many bytes."""
+        self._remove_leftovers(found)
         folder = f"{self._folder}/{due_ms}-{thread_id}"
         size = 0
         for compressed in (False, True):
@@ -59,11 +60,12 @@ class Trash:
                 self._files.ensure_folder(target.rpartition("/")[0], op="trash.folder")
                 self._move(source, target)
                 size += stat.size
-        self._after(found)
+        self._files.sync_folder(self._home.absolute(found.path).rpartition("/")[0], op="erase.sync_folder")
         return size
 
     def remove(self, found: Found) -> int:
         """Remove a rollout, in every form it has; how many bytes."""
+        self._remove_leftovers(found)
         size = 0
         for compressed in (False, True):
             path = self._home.absolute(found.path, compressed=compressed)
@@ -71,7 +73,7 @@ class Trash:
             if stat is not None:
                 self._files.remove(path, op="erase.remove")
                 size += stat.size
-        self._after(found)
+        self._files.sync_folder(self._home.absolute(found.path).rpartition("/")[0], op="erase.sync_folder")
         return size
 
     def keep_records(self, thread_id: str, due_ms: int, lines: list[bytes]) -> None:
@@ -140,8 +142,11 @@ class Trash:
             self._files.close(fd, op="trash.close")
         self._files.rename(f"{target}.tmp", target, op="trash.rename")
 
-    def _after(self, found: Found) -> None:
-        """What a crash left beside a rollout while it was written, compressed or brought in goes with it."""
+    def _remove_leftovers(self, found: Found) -> None:
+        """What a crash left beside a rollout while it was written, compressed or brought in goes before it.
+
+        Behind it nobody would find them: the rollout's name is how they are found.
+        """
         path = self._home.absolute(found.path)
         folder, _, name = path.rpartition("/")
         if self._files.kind(folder, op="erase.leftovers") != "folder":
@@ -149,7 +154,6 @@ class Trash:
         for entry in self._files.scan(folder, op="erase.leftovers"):
             if entry.name.startswith(f".{name}") and entry.kind == "file":
                 self._files.remove(f"{folder}/{entry.name}", op="erase.leftovers")
-        self._files.sync_folder(folder, op="erase.sync_folder")
 
 
 def _write(fd: int, data: bytes, files: Files) -> None:
