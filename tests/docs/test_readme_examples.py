@@ -102,6 +102,7 @@ def test_the_python_of_the_readme_that_writes_has_written_what_it_says(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     """The thread is named and archived; its fork has all of it and goes on under another model."""
+    (tmp_path / "agent-home").mkdir()
     said = python(1, environment, tmp_path).splitlines()
     assert re.fullmatch(r"Position\(ordinal=11, offset=\d+\) durable", said[0])
     kinds = [line.split()[1] for line in said[1:]]
