@@ -98,13 +98,12 @@ class Eraser:
             raise InvalidRequest(f"A grace time of {grace_s} seconds ends before it begins.", hint="Give 0 or more.")
         self._holdings.catch_up()
         thread_ids = self._reached(self._holdings.known(thread_id), include_children=include_children)
-        self._refuse_readers(thread_ids)
         due_ms = self._parts.clock.wall_ms() + grace_s * 1000 if grace_s else None
         with contextlib.ExitStack() as held:
             for each in sorted(thread_ids):
                 held.enter_context(self._holdings.owned(each, "erase"))
             self._holdings.catch_up()
-            self._refuse_readers(thread_ids)  # a fork needs no lock, and may have been made just now
+            self._refuse_readers(thread_ids)  # only now: a fork may have been made just before
             self._holdings.note(
                 [{"type": facts.ERASE_BEGUN, "thread_id": each, "due_ms": due_ms} for each in thread_ids]
             )

@@ -23,6 +23,7 @@ from engine.errors import (
     TruthGone,
 )
 from engine.options import Options
+from engine.stores.archive_file import reading
 from engine.stores.compression import compress
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
@@ -147,6 +148,7 @@ def test_any_zip_tool_finds_the_rollout_and_its_digest(home: Path, bundle: str) 
     name = str(path.relative_to(home))
     with zipfile.ZipFile(bundle) as packed:
         assert packed.read(name) == path.read_bytes()
+        assert {info.date_time for info in packed.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         manifest = json.loads(packed.read("manifest.json"))
     assert (manifest["format"], manifest["version"]) == ("rolloutdb-bundle", 1)
     (member,) = manifest["threads"][0]["rollouts"]
@@ -215,6 +217,21 @@ def test_a_name_given_here_since_is_not_taken_back(home: Path, other: Path, bund
         e.threads.rename(thread, "now")
         assert e.threads.import_bundle(bundle).unchanged == [thread]
         assert e.threads.get(thread).name == "now"
+
+
+def test_names_given_on_both_sides_are_not_mixed(home: Path, other: Path, bundle: str, tmp_path: Path) -> None:
+    """The last record of a journal counts, so one from elsewhere would win though it is older: it stays outside."""
+    later = str(tmp_path / "later.zip")
+    with opened(home) as e, elsewhere(other) as f:
+        thread = talk(e, "one")
+        e.threads.rename(thread, "first")
+        e.threads.export(None, bundle)
+        f.threads.import_bundle(bundle)
+        f.threads.rename(thread, "here")
+        e.threads.rename(thread, "there")
+        e.threads.export(None, later)
+        assert f.threads.import_bundle(later).unchanged == [thread]
+        assert f.threads.get(thread).name == "here"
 
 
 def test_a_thread_that_is_here_compressed_and_archived_is_unchanged(home: Path, bundle: str) -> None:
@@ -376,6 +393,18 @@ def test_a_member_that_the_manifest_does_not_name_is_refused(home: Path, bundle:
     rewritten(bundle, lambda _, __: None, extra={"sessions/2026/01/05/more": b"x"})
     with pytest.raises(BundleUnusable):
         verify_bundle(bundle)
+
+
+def test_no_more_of_a_member_is_taken_than_it_is_said_to_hold(tmp_path: Path) -> None:
+    """A few bytes of a zip can stand for any number of zeros."""
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("zeros", bytes(50_000_000))
+    taken = 0
+    with reading(str(path), files=Files()) as found, pytest.raises(BundleUnusable):
+        for piece in found.pieces("zeros", 1_000_000):
+            taken += len(piece)
+    assert taken <= 1_000_000
 
 
 def test_a_folder_of_the_bundle_does_not_decide_where_a_rollout_goes(home: Path, other: Path, bundle: str) -> None:

@@ -24,7 +24,7 @@ from engine.options import Options
 from engine.receipts import FileReach, Reader
 from engine.stores.files import Files
 from engine.stores.fill import fill_lines
-from engine.testing.files import FaultyFiles
+from engine.testing.files import Call, FaultyFiles
 from tests.removing import (
     CANARY,
     DAY_MS,
@@ -163,6 +163,28 @@ def test_the_trash_is_emptied_by_a_start_when_it_is_due_and_not_before(home: Pat
     assert list((home / "engine" / "trash").iterdir()) == []
 
 
+def test_what_the_journal_said_is_kept_whole_though_half_of_it_is_filled_over(home: Path) -> None:
+    """The copy in the trash is made once: when the work goes on, the journal does not say all of it any more."""
+    with opened(home) as e:
+        thread = talk(e, "one")
+        e.threads.rename(thread, "first name")
+        e.threads.rename(thread, "second name")
+    writes = []
+
+    def second_write(_: int, call: Call) -> int | None:
+        writes.extend([call] if call.op == "fill.write" else [])
+        return errno.EIO if call.op == "fill.write" and len(writes) == 2 else None
+
+    with opened(home, files=FaultyFiles(Files(), second_write)) as e, pytest.raises(RolloutUnusable):
+        e.threads.erase(thread, grace_s=60)
+    with opened(home):
+        pass
+    (kept,) = (home / "engine" / "trash").rglob("journal.jsonl")
+    names = [json.loads(line)["payload"]["name"] for line in kept.read_bytes().splitlines()]
+    assert names == ["first name", "second name"]
+    assert tagged(home)[-1] == ("thread_erased", thread)
+
+
 def test_what_waits_in_the_trash_can_be_moved_back(home: Path) -> None:
     thread, _ = with_canary_everywhere(home)
     relative = rollout_of(home, thread).relative_to(home)
@@ -235,6 +257,39 @@ def test_a_fork_that_is_not_indexed_yet_counts_too(home: Path) -> None:
         with pytest.raises(ThreadHasReaders) as caught:
             e.threads.erase(parent, grace_s=None)
         assert caught.value.readers == [child]
+
+
+def test_a_fork_that_is_made_while_the_lock_is_taken_counts_too(home: Path) -> None:
+    """A fork needs no lock of its parent, so it is looked for once more when the lock is held."""
+    children = []
+    with opened(home) as e:
+        parent = talk(e, "one")
+
+    def forking(_: int, call: Call) -> None:
+        if call.op == "lock.take" and not children:
+            with opened(home, at_ms=START_MS + DAY_MS) as elsewhere:
+                children.append(fork(elsewhere, parent, "two"))
+
+    with opened(home, files=FaultyFiles(Files(), forking)) as e:
+        with pytest.raises(ThreadHasReaders) as caught:
+            e.threads.erase(parent, grace_s=None)
+        assert caught.value.readers == children
+        assert ids(e) == sorted([parent, *children])
+
+
+def test_a_half_blanked_name_is_blanked_to_its_end(home: Path) -> None:
+    """A power cut in the middle of the blanking takes the id away before the name."""
+    thread, _ = with_canary_everywhere(home)
+    broken = FaultyFiles(Files(), lambda _, call: errno.EIO if call.op == "fill.write" else None)
+    with opened(home, files=broken) as e, pytest.raises(RolloutUnusable):
+        e.threads.erase(thread, grace_s=None)
+    index = home / "session_index.jsonl"
+    first, second, _ = index.read_bytes().split(b"\n")
+    index.write_bytes(first + b"\n" + b" " * 60 + second[60:] + b"\n")
+    assert "session_index.jsonl" in holding(home)
+    with opened(home):
+        pass
+    assert holding(home) == []
 
 
 def test_a_sub_agent_that_reads_nothing_of_it_stays(home: Path) -> None:

@@ -17,7 +17,7 @@ from engine.options import Options
 from engine.stores.compression import compress
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
-from engine.testing.files import FaultyFiles
+from engine.testing.files import Call, FaultyFiles
 from tests.removing import CANARY, fork, holding, opened, rollout_of, tagged, talk
 
 HEAD = b'{"timestamp":"2026-01-05T09:00:00.000Z","ordinal":7,"type":'
@@ -83,6 +83,27 @@ def test_a_redaction_is_no_divergence(home: Path) -> None:
         e.backfill()
         with e._database.read() as transaction:
             assert list(transaction.rows("SELECT class, detail FROM divergences")) == []
+
+
+def test_a_redaction_that_another_process_met_half_way_is_no_divergence(home: Path) -> None:
+    """It sees bytes that are not those it followed, and notes that; nobody but us rewrote them."""
+    with opened(home) as e:
+        thread = talk(e, f"{CANARY} one")
+        e.threads.list()
+    met = []
+
+    def meeting(_: int, call: Call) -> None:
+        if call.op == "fill.close" and not met:
+            with opened(home) as elsewhere:
+                elsewhere.backfill()
+                with elsewhere._database.read() as transaction:
+                    met.extend(transaction.rows("SELECT class FROM divergences"))
+
+    with opened(home, files=FaultyFiles(Files(), meeting)) as e:
+        e.threads.redact(thread, ordinal=saying(rollout_of(home, thread))[0])
+        assert met == [("rewritten",)]
+        with e._database.read() as transaction:
+            assert list(transaction.rows("SELECT class FROM divergences")) == []
 
 
 def test_it_is_announced_and_noted_in_the_journal_without_what_was_said(home: Path) -> None:
