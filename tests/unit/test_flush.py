@@ -11,6 +11,8 @@ import apsw
 import pytest
 
 import engine
+from engine.errors import StoreCorrupt, StoreFull
+from engine.options import Options
 from engine.stores.files import Files
 from engine.testing import ManualClock
 from engine.testing.files import FaultyFiles
@@ -154,6 +156,58 @@ def test_a_flush_under_way_elsewhere_is_waited_for_and_then_not_any_longer(tmp_p
         assert [row.model for row in e.threads.list().threads] == ["new"]
 
 
+def test_a_query_sees_what_a_flush_that_is_under_way_just_writes(tmp_path: Path) -> None:
+    """The flush goes on when the query has begun to wait for it, so a query that does not wait sees the old rows."""
+    with opened(tmp_path / "home") as e, e.threads.create(cwd="/") as thread:
+        say(thread, "first")
+        e.threads.list()
+        folding, waiting = threading.Event(), threading.Event()
+        fold, mutex = e._runner.write, e._flush._mutex
+
+        class Told:
+            def acquire(self, timeout: float = -1) -> bool:
+                if folding.is_set():
+                    waiting.set()
+                return mutex.acquire(timeout=timeout)
+
+            release, locked = staticmethod(mutex.release), staticmethod(mutex.locked)
+
+        def slow(*args: Any, **kwargs: Any) -> None:
+            folding.set()
+            waiting.wait(5)
+            fold(*args, **kwargs)
+
+        e._flush._mutex = Told()  # type: ignore[assignment]
+        e._runner.write = slow  # type: ignore[method-assign]
+        thread.settings(model="new")
+        other = threading.Thread(target=e._flush.flush)
+        other.start()
+        assert folding.wait(60)
+        assert [row.model for row in e.threads.list().threads] == ["new"]
+        other.join()
+
+
+def test_a_fold_that_somebody_else_was_faster_than_is_done_again_and_counted(tmp_path: Path) -> None:
+    """Between our fold and our transaction another engine follows the same rollout further."""
+    with opened(tmp_path / "home") as e, e.threads.create(cwd="/") as thread:
+        say(thread, "first")
+        e.threads.list()
+        before, write = e.counters, e._runner.write
+
+        def overtaken(*args: Any, **kwargs: Any) -> None:
+            e._runner.write = write  # type: ignore[method-assign]
+            thread.settings(model="further")
+            with opened(tmp_path / "home") as other:
+                other.backfill()
+            write(*args, **kwargs)
+
+        e._runner.write = overtaken  # type: ignore[method-assign]
+        thread.settings(model="new")
+        assert [row.model for row in e.threads.list().threads] == ["further"]
+        assert e.counters["lost_swaps"] - before["lost_swaps"] == 1
+        assert e.audit().findings == []
+
+
 def test_a_lock_that_somebody_keeps_fails_no_append_and_a_query_answers_with_what_there_is(tmp_path: Path) -> None:
     """The query waits by the clock, which moves only when somebody waits: three waits of a quarter second at most."""
     clock = ManualClock()
@@ -226,20 +280,26 @@ def test_a_database_that_is_damaged_in_the_middle_is_begun_anew_by_the_query_tha
 
 
 def test_a_full_disk_under_the_tables_fails_neither_append_nor_query(tmp_path: Path) -> None:
-    """Here the limit of pages stands for a full disk; the rows follow when there is room."""
-    with opened(tmp_path / "home") as e, e.threads.create(cwd="/") as thread:
+    """A query says that it does not cover every file; the rows follow when there is room."""
+    always = Options(flush_delay_ms=3_600_000, scan_interval_ms=0)
+    with opened(tmp_path / "home", options=always) as e, e.threads.create(cwd="/") as thread:
         say(thread, "first")
         e.threads.list()
-        with e._database.write() as transaction:
-            (pages,) = transaction.row("PRAGMA page_count") or (0,)
-            transaction.row(f"PRAGMA max_page_count = {pages}")
-        others = [e.threads.create(cwd="/" + "x" * 3_000, durability="buffered") for _ in range(30)]
-        for other in others:
-            say(other, "y" * 3_000)
-        assert len(e.threads.list(limit=0).threads) == 1
-        with e._database.write() as transaction:
-            transaction.row("PRAGMA max_page_count = 1000000")
-        assert len(e.threads.list(limit=0).threads) == 31
+        write = e._runner.write
+
+        def full(*_: Any, **__: Any) -> None:
+            raise StoreFull("database or disk is full")
+
+        e._runner.write = full  # type: ignore[method-assign]
+        with e.threads.create(cwd="/") as other:
+            say(other, "second")
+        page = e.threads.list()
+        assert [row.preview for row in page.threads] == ["first"]
+        assert page.partial is not None
+        e._runner.write = write  # type: ignore[method-assign]
+        page = e.threads.list()
+        assert sorted(row.preview or "" for row in page.threads) == ["first", "second"]
+        assert page.partial is None
         assert e.audit().findings == []
 
 
@@ -265,3 +325,25 @@ def test_a_rollout_that_cannot_be_looked_at_does_not_keep_others_from_their_rows
         locked[0] = "nothing"
         e.backfill()
         assert sorted(row.preview or "" for row in e.threads.list().threads) == ["one", "two"]
+
+
+def test_damage_that_only_a_flush_meets_is_mended_by_the_query_that_flushes(tmp_path: Path) -> None:
+    """The question itself reads sound pages, and would be answered with old rows for ever."""
+    home = tmp_path / "home"
+    with opened(home) as e, e.threads.create(cwd="/") as thread:
+        say(thread, "hello")
+        e.threads.list()
+        write, replace = e._runner.write, e._database.replace
+
+        def damaged(*_: Any, **__: Any) -> None:
+            raise StoreCorrupt("database disk image is malformed")
+
+        def mended() -> str | None:
+            e._runner.write = write  # type: ignore[method-assign]
+            return replace()
+
+        e._runner.write = damaged  # type: ignore[method-assign]
+        e._database.replace = mended  # type: ignore[method-assign]
+        thread.settings(model="new")
+        assert [row.model for row in e.threads.list().threads] == ["new"]
+        assert list((home / "engine" / "quarantine").rglob("state_1.sqlite"))
