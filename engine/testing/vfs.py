@@ -9,6 +9,8 @@ The -shm is not followed: it is memory that several processes share, and the fir
 database must not be mapped (`mmap_size = 0`), for what is read and written through a map passes no seam.
 """
 
+# ruff: noqa: N802 - the methods of a VFS have SQLite's names
+
 from __future__ import annotations
 
 import contextlib
@@ -16,6 +18,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import apsw
@@ -69,11 +72,20 @@ class CrashHome(CrashFiles):
         self._named_late: set[int] = set()
         """Open files whose first sync is one of their folder too, as SQLite's unix VFS does for a -wal or -journal."""
 
+        self._follow = {
+            "xOpen": self._opened_store,
+            "xClose": self._closed_store,
+            "xWrite": self._wrote,
+            "xTruncate": self._cut,
+            "xSync": self._synced,
+            "xDelete": self._removed,
+        }
+
     def unlock(self, fd: int, *, op: str) -> None:
         self._files.unlock(fd, op=op)
 
     def around(self, call: StoreCall, proceed: Callable[[], _Answer]) -> _Answer:
-        follow = getattr(self, f"_{call.name}", None)
+        follow = self._follow.get(call.name)
         if follow is None or self._inside(call.path) is None:
             return proceed()
         if call.name == "xSync":
@@ -84,22 +96,22 @@ class CrashHome(CrashFiles):
             follow(call)
             return answer
 
-    def _xOpen(self, call: StoreCall) -> None:
+    def _opened_store(self, call: StoreCall) -> None:
         self._stores[call.file] = self._nodes[call.path] if call.path in self._nodes else self._born(call.path)
         if call.flag:
             self._named_late.add(call.file)
 
-    def _xClose(self, call: StoreCall) -> None:
+    def _closed_store(self, call: StoreCall) -> None:
         self._stores.pop(call.file, None)
         self._named_late.discard(call.file)
 
-    def _xWrite(self, call: StoreCall) -> None:
+    def _wrote(self, call: StoreCall) -> None:
         self._changed(self._stores[call.file], Change(call.offset, call.data))
 
-    def _xTruncate(self, call: StoreCall) -> None:
+    def _cut(self, call: StoreCall) -> None:
         self._changed(self._stores[call.file], Change(call.offset, None))
 
-    def _xSync(self, call: StoreCall) -> None:
+    def _synced(self, call: StoreCall) -> None:
         with self._lock:
             node = self._stores[call.file]
             self.journal.append(Step("sync", node, upto=self._changes[node]))
@@ -107,7 +119,7 @@ class CrashHome(CrashFiles):
                 self._named_late.discard(call.file)
                 self._note_folder(call.path)
 
-    def _xDelete(self, call: StoreCall) -> None:
+    def _removed(self, call: StoreCall) -> None:
         if self._nodes.pop(call.path, None) is None:
             return
         inside = str(self._inside(call.path))
@@ -120,8 +132,10 @@ class CrashHome(CrashFiles):
 
 
 class FaultyStore:
-    """Fails calls of SQLite's as `fault` says: it is given the call's number (from 0) and the call, and answers one of
-    SQLite's result codes, or None to let it pass. `calls` are those made, `struck` those that failed.
+    """Fails calls of SQLite's as `fault` says, and passes on the others.
+
+    `fault` is given the call's number (from 0) and the call, and answers one of SQLite's result codes, or None to let it
+    pass. `calls` are those made, `struck` those that failed.
     """
 
     def __init__(self, fault: Callable[[int, StoreCall], int | None] = lambda _number, _call: None) -> None:
@@ -159,8 +173,11 @@ class _Shim(apsw.VFS):
         super().__init__(name, _BELOW, makedefault=True)
         self._watch = watch
 
-    def excepthook(self, *_: Any) -> None:
+    def excepthook(
+        self, etype: type[BaseException] | None, evalue: BaseException | None, etraceback: TracebackType | None
+    ) -> bool:
         """An error where SQLite takes none was put there on purpose, and its caller goes on."""
+        return True
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
         path = name.filename() if isinstance(name, apsw.URIFilename) else name or ""
@@ -185,8 +202,11 @@ class _ShimFile(apsw.VFSFile):
         self._watch = watch
         self._opened = opened
 
-    def excepthook(self, *_: Any) -> None:
+    def excepthook(
+        self, etype: type[BaseException] | None, evalue: BaseException | None, etraceback: TracebackType | None
+    ) -> bool:
         """See `_Shim.excepthook`."""
+        return True
 
     def xRead(self, amount: int, offset: int) -> bytes:
         return self._tell("xRead", lambda: super(_ShimFile, self).xRead(amount, offset), offset)
