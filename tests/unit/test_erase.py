@@ -259,15 +259,15 @@ def test_a_fork_that_is_not_indexed_yet_counts_too(home: Path) -> None:
         assert caught.value.readers == [child]
 
 
-def test_a_fork_that_is_made_while_the_lock_is_taken_counts_too(home: Path) -> None:
-    """A fork needs no lock of its parent, so it is looked for once more when the lock is held."""
+def test_a_fork_that_is_made_while_the_lock_is_taken_counts_too(home: Path, tmp_path: Path) -> None:
+    """A fork needs no lock of its parent, so it is looked for once more when the lock is held, in the files."""
     children = []
     with opened(home) as e:
         parent = talk(e, "one")
 
     def forking(_: int, call: Call) -> None:
         if call.op == "lock.take" and not children:
-            with opened(home, at_ms=START_MS + DAY_MS) as elsewhere:
+            with opened(home, at_ms=START_MS + DAY_MS, state_dir=str(tmp_path / "rows")) as elsewhere:
                 children.append(fork(elsewhere, parent, "two"))
 
     with opened(home, files=FaultyFiles(Files(), forking)) as e:
