@@ -214,7 +214,8 @@ def open(  # noqa: A001 - `engine.open(home)` reads as it should
 ) -> Engine:
     """Open a home; rows, locks and quarantine go to `state_dir` where it is given, else to `<home>/engine`.
 
-    Raises `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable`, `StateOfAnotherHome` and what `Database.open` raises; each changes nothing.
+    Raises `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable`, `StateOfAnotherHome` and what `Database.open`
+    raises; each changes nothing.
     """
     files = files or Files()
     found = open_home(home, state_dir, files)
