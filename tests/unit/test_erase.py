@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import shutil
 import subprocess
@@ -311,6 +312,21 @@ def test_a_thread_in_use_is_not_erased(home: Path) -> None:
         assert "erase_begun" not in str(tagged(home) if (home / "engine/journal").is_dir() else [])
         e.threads.erase(thread, grace_s=None)
         assert ids(e) == []
+
+
+def test_a_thread_that_the_codex_cli_is_writing_is_not_erased(home: Path) -> None:
+    """That program's own lock counts too, where a home has such."""
+    with opened(home) as e:
+        thread = talk(e, "one")
+        locks = home / "thread-writer-locks"
+        locks.mkdir()
+        with (locks / f"{thread}.lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(ThreadBusy):
+                e.threads.erase(thread, grace_s=None)
+            with pytest.raises(ThreadBusy):
+                e.threads.redact(thread, ordinal=1)
+        assert ids(e) == [thread]
 
 
 def test_a_child_in_use_keeps_its_parent(home: Path) -> None:
