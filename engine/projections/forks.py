@@ -71,7 +71,9 @@ def _at_turn(turns: dict[str, _Turn], through_turn: str | None, before_turn: str
     turn_id = through_turn or before_turn or ""
     turn = turns.get(turn_id)
     if turn is None:
-        raise InvalidRequest(f"The thread has no turn {turn_id}.", hint="Read the thread: its task_started records name its turns.")
+        raise InvalidRequest(
+            f"The thread has no turn {turn_id}.", hint="Read the thread: its task_started records name its turns."
+        )
     if before_turn is not None:
         return turn.start
     if turn.end is None:
