@@ -380,6 +380,22 @@ def test_the_journal_of_both_seams_ends_in_what_is_on_the_disk(tmp_path: Path) -
     assert len(image.marks) == len(session.promises) - 1 == 16
 
 
+def test_the_journal_follows_a_database_that_shrinks_and_its_rollback_journal(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    files = CrashHome(Steady(), str(home))
+    with watched(files):
+        connection = apsw.Connection(str(home / "any.sqlite"))
+        connection.execute("CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(100000)); DELETE FROM t; VACUUM")
+        connection.close()
+    images = list(files.images(Random(1)))
+    (*_, last) = (image for image in images if image.how == "kept, all names")
+    assert last.names == {"any.sqlite": (home / "any.sqlite").read_bytes()}
+    assert len((home / "any.sqlite").read_bytes()) == 8_192
+    assert max(len(image.names.get("any.sqlite") or b"") for image in images) > 100_000
+    assert any("any.sqlite-journal" in image.names for image in images)
+
+
 def test_the_journal_holds_the_wal_of_a_database_in_use(tmp_path: Path) -> None:
     session = recorded(tmp_path)
     sizes = [len(image.names.get("engine/state_1.sqlite-wal") or b"") for image in session.files.images(Random(1))]
