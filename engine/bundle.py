@@ -217,7 +217,8 @@ class Bundler:
     def _write(self, packed: ZipReader, rollout: BundledRollout) -> None:
         """The file appears whole, under its own name; a name that is taken is never replaced."""
         files = self._parts.files
-        target = self._parts.home.absolute(_target(rollout.path))
+        inside = _target(rollout.path)
+        target = self._parts.home.absolute(inside)
         folder, _, name = target.rpartition("/")
         beside = f"{folder}/.{name}.tmp"
         files.ensure_folder(folder, op="import.folder")
@@ -241,7 +242,8 @@ class Bundler:
         finally:
             files.close(fd, op="import.close")
             files.remove(beside, op="import.remove")
-        files.sync_folder(folder, op="import.sync_folder")
+        for depth in range(inside.count("/") + 1):  # the folders above may be as new, up to the home's own
+            files.sync_folder(target.rsplit("/", depth + 1)[0], op="import.sync_folder")
 
     def _index(self, done: _Done) -> None:
         """Rows follow at once; where they cannot, the next look brings them."""

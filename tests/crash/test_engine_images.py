@@ -471,6 +471,26 @@ def test_a_thread_that_moves_into_a_new_folder_is_never_without_a_name(tmp_path:
         assert named, f"{image.how} at step {image.step}"
 
 
+def test_an_imported_thread_outlives_a_power_cut(tmp_path: Path) -> None:
+    """The folders above it are as new as the file, so their names are synced too."""
+    source, home, bundle = tmp_path / "source", tmp_path / "home", str(tmp_path / "bundle.zip")
+    source.mkdir()
+    home.mkdir()
+    with engine.open(str(source), options=NO_TIMER, clock=ManualClock()) as opened:
+        with opened.threads.create(cwd="/srv/app") as thread, thread.turn() as turn:
+            turn.user_message("kept")
+        opened.threads.export([thread.id], bundle)
+    files = CrashHome(Files(), str(home))
+    with engine.open(str(home), options=NO_TIMER, clock=ManualClock(), files=files) as opened:
+        opened.threads.import_bundle(bundle)
+        files.mark("imported")
+    images = [image for image in files.images(Random(1)) if image.marks]
+    assert images
+    for image in images:
+        named = [path for path in image.names if path.endswith(f"{thread.id}.jsonl")]
+        assert named, f"{image.how} at step {image.step}"
+
+
 # --- bugs put in on purpose
 
 
