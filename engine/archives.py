@@ -12,10 +12,12 @@ from contextlib import AbstractContextManager
 
 from engine.decisions import Decisions
 from engine.errors import EngineError, RolloutUnusable, StoreError, TruthGone
+from engine.options import Options
 from engine.projections import facts
 from engine.projections.facts import unfinished_archives
 from engine.projections.flush import Flush
 from engine.projections.history import History
+from engine.stores.compression import settle
 from engine.stores.files import Files
 from engine.stores.layout import ARCHIVED_ROOT, Found, Home, day_folder, is_archived, render_name
 from engine.stores.sqlite import Database
@@ -36,9 +38,11 @@ class Archives:
         flush: Flush,
         owned: Owned,
         *,
+        options: Options,
         files: Files,
     ) -> None:
         self._home = home
+        self._options = options
         self._database = database
         self._history = history
         self._decisions = decisions
@@ -50,7 +54,8 @@ class Archives:
         """Move every rollout of a thread that is not there yet; a reverted thread has several."""
         row, _ = self._history.find(thread_id)
         with self._owned(row.id, "archive" if archived else "unarchive"):
-            todo = [found for found in self._history.rollouts(row.id) if is_archived(found.path) != archived]
+            here = [self._settled(found) for found in self._history.rollouts(row.id)]
+            todo = [found for found in here if is_archived(found.path) != archived]
             if not todo and row.id not in dict(self._unfinished()):
                 return
             self._decisions.record(facts.ARCHIVE_BEGUN, row.id, archived=archived)
@@ -69,6 +74,10 @@ class Archives:
     def _unfinished(self) -> list[tuple[str, bool]]:
         with self._database.read() as transaction:
             return unfinished_archives(transaction)
+
+    def _settled(self, found: Found) -> Found:
+        """What a crash left of a compression is finished first: moved along, it would be a second rollout."""
+        return settle(self._home, found, options=self._options, files=self._files) or found
 
     def _move_file(self, found: Found, *, archived: bool) -> str:
         """Move one rollout, and answer its new logical path."""

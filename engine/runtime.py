@@ -18,7 +18,7 @@ from engine.audit.findings import AuditReport
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
-from engine.errors import EngineError, StoreError
+from engine.errors import EngineError, ReadOnlyHome, StoreError
 from engine.holdings import RemovalParts
 from engine.options import Options
 from engine.projections.backfill import Backfill, BackfillReport, Progress
@@ -33,6 +33,7 @@ from engine.projections.runner import Runner
 from engine.projections.status import Status, read_status
 from engine.redact import Redactor
 from engine.stores.alive import Alive
+from engine.stores.compression import ColdReport, compress_cold
 from engine.stores.files import Files
 from engine.stores.journal import Journal
 from engine.stores.layout import Home, claim_state, open_home
@@ -45,7 +46,9 @@ from engine.writers import Writers
 
 STATE_SHAPE = 1
 JOBS_SHAPE = 1
-_TABLES = "streams watermarks threads set_aside divergences failures backfill fences facts fact_streams index_names".split()
+_TABLES = (
+    "streams watermarks threads set_aside divergences failures backfill fences facts fact_streams index_names".split()
+)
 
 
 class Engine:
@@ -99,6 +102,23 @@ class Engine:
         with contextlib.suppress(StoreError):
             self._flush.flush()
         return self._auditor.run(deep=deep, progress=progress)
+
+    def compress(self, *, older_than_days: float) -> ColdReport:
+        """Compress the rollouts that nobody touched for so long; never done unless asked for.
+
+        A rollout that somebody has open is passed over. Raises `ReadOnlyHome`, `StoreBusy`.
+        """
+        self._alive.check()
+        if self._home.state is None:
+            raise ReadOnlyHome(f"The home {self._home.path} cannot be written.", hint="Make it writable first.")
+        return compress_cold(
+            self._home,
+            older_than_days=older_than_days,
+            now_ms=self._clock.wall_ms(),
+            options=self._options,
+            clock=self._clock,
+            files=self._files,
+        )
 
     def status(self) -> Status:
         """How the home stands: threads, lag, set-aside records, back-fill, counters."""

@@ -75,7 +75,14 @@ class Writers:
         self._history = parts.history
         self._decisions = Decisions(journal, facts_)
         self._archives = Archives(
-            parts.home, facts_.database, parts.history, self._decisions, parts.flush, self._owned, files=parts.files
+            parts.home,
+            facts_.database,
+            parts.history,
+            self._decisions,
+            parts.flush,
+            self._owned,
+            options=parts.options,
+            files=parts.files,
         )
         self._facts = facts_
         self._version = version
@@ -140,9 +147,10 @@ class Writers:
         self._check_writable()
         check_durability(durability)
         thread_id = self._history.row(thread_id).id
-        lock = self._lock(thread_id, "write")
+        lock = self._lock(thread_id, "write", foreign=adopt)
         try:
             row, found = self._history.find(thread_id)
+            found = self._settled(found)
             self._check_appendable(row, found, adopt=adopt)
             now = changed_settings(_settings_of(row), settings or {})
             if found.compressed:
@@ -390,14 +398,28 @@ class Writers:
             )
         return meta
 
+    def _settled(self, found: Found) -> Found:
+        """What a crash left of a compression is finished before anything is written."""
+        from engine.stores.compression import settle  # noqa: PLC0415 - as below
+
+        return settle(self._parts.home, found, options=self._parts.options, files=self._parts.files) or found
+
     def _decompress(self, found: Found) -> None:
         from engine.stores.compression import decompress  # noqa: PLC0415 - few threads need it
 
         decompress(self._parts.home, found, files=self._parts.files, options=self._parts.options)
 
-    def _lock(self, thread_id: str, purpose: str) -> WriterLock:
+    def _lock(self, thread_id: str, purpose: str, *, foreign: bool = False) -> WriterLock:
         parts = self._parts
-        return acquire(parts.home, thread_id, purpose, options=parts.options, clock=parts.clock, files=parts.files)
+        return acquire(
+            parts.home,
+            thread_id,
+            purpose,
+            foreign=foreign,
+            options=parts.options,
+            clock=parts.clock,
+            files=parts.files,
+        )
 
     @contextlib.contextmanager
     def _owned(self, thread_id: str, purpose: str) -> Iterator[None]:

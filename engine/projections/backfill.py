@@ -290,7 +290,7 @@ class Backfill:
                    bytes_done = :bytes, bytes_total = :bytes,
                    last_success_at_ms = iif(:status = 'complete', :at, last_success_at_ms) WHERE id = 1""",
                 {
-                    "status": "pending" if tally.failed else "complete",
+                    "status": "pending" if self._is_unread(tally) else "complete",
                     "at": self._clock.wall_ms(),
                     "done": tally.files_total - len(tally.failed),
                     "total": tally.files_total,
@@ -298,6 +298,11 @@ class Backfill:
                 },
             )
         self._database.checkpoint()
+
+    def _is_unread(self, tally: _Tally) -> bool:
+        """Whether something of the home could not be read; a link that is not followed by rule keeps nothing back."""
+        links = {refused.path for refused in tally.scan.refused if refused.link}
+        return any(failure.path not in links for failure in tally.failed)
 
     def _report(self, tally: _Tally, started: float, *, joined: bool) -> BackfillReport:
         with self._database.read() as transaction:

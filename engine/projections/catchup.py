@@ -113,7 +113,7 @@ class CatchUp:
         return sum(each.reason is not None for each in done)
 
     def _close(self, scan: Scan, behind: int, unread: int) -> Partial | None:
-        unread += len(scan.refused)
+        unread += sum(not each.link for each in scan.refused)
         if not scan.ended:
             return Partial(len(scan.seen) - behind, None, unread)
         if self._runner.has_vanished(scan):

@@ -62,6 +62,8 @@ class Refused(NamedTuple):
 
     path: str
     reason: str
+    link: bool = False
+    """Whether it is a symbolic link: not followed by rule, so nothing of the home is unread because of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,7 @@ def _judge(path: str, entry: Entry, plain: set[str]) -> Found | Refused | None:
     """What a name in a folder is: a rollout, something that looks like one and cannot be used, or nothing to us."""
     name = parse_name(entry.name)
     if entry.kind == "link" and (name is not None or not entry.name.startswith(".")):
-        return Refused(_shown(path), "it is a symbolic link, and links inside a home are not followed")
+        return Refused(_shown(path), "it is a symbolic link, and links inside a home are not followed", link=True)
     if name is None or (name.compressed and entry.name.removesuffix(COMPRESSED) in plain):
         return None
     if entry.stat is None:
