@@ -140,7 +140,9 @@ def test_a_rollout_that_nobody_may_read_is_named_and_tried_again(tmp_path):
     thread, expected = made(tmp_path, "unreadable", "paginated")
     with engine.open(str(tmp_path / "home"), state_dir=str(tmp_path / "state"), files=Denied()) as opened:
         report = opened.backfill()
-        assert [(each.path, each.reason) for each in report.failed] == [(thread.path, "it cannot be read: Permission denied")]
+        assert [(each.path, each.reason) for each in report.failed] == [
+            (thread.path, "it cannot be read: Permission denied")
+        ]
         assert report.status != "complete"
         assert opened.threads.list(limit=0).threads == []
         assert [each.class_ for each in opened.audit().findings] == ["unreadable"]
