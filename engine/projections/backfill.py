@@ -297,7 +297,6 @@ class Backfill:
                     "bytes": tally.bytes_total,
                 },
             )
-        self._database.checkpoint()
 
     def _is_unread(self, tally: _Tally) -> bool:
         """Whether something of the home could not be read; a link that is not followed by rule keeps nothing back."""

@@ -22,8 +22,8 @@ from engine.options import Options
 from engine.projections.worker import Done, Job, Setup, read_frame, write_frame
 from engine.stores.layout import Home
 
-CHUNK_BYTES = 4 * 1024 * 1024
-CHUNK_JOBS = 100
+CHUNK_BYTES = 12 * 1024 * 1024
+CHUNK_JOBS = 250
 _QUEUED_CHUNKS_MAX = 16
 """Answers that may wait for the writer; workers pause beyond it, so memory stays bounded."""
 
