@@ -265,11 +265,11 @@ def test_filters_say_how_many_they_hide(run: Run, home: Path) -> None:
 def test_a_relative_cwd_is_that_of_the_caller(
     run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = tmp_path / "work" / "tool"
+    here = tmp_path / "desk" / "tool"
     here.mkdir(parents=True)
     write_thread(home, NOBODY, day=8, cwd=str(here), source="cli", provider="openai", says="Here")
     monkeypatch.chdir(here.parent)
-    for given in ("tool", "./tool/", "../work/tool"):
+    for given in ("tool", "./tool/", "../desk/tool"):
         page = run("--home", home, "threads", "list", "--json", "--cwd", given).document
         assert [row["id"] for row in page["threads"]] == [NOBODY]
 
