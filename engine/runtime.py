@@ -79,6 +79,8 @@ class Engine:
         """Bring every row up to date with every rollout; see `engine.projections.backfill`."""
         self._alive.check()
         report = self._backfill.run(workers=workers, progress=progress)
+        with contextlib.suppress(StoreError):  # the rows are committed; moving them into the file can wait
+            self._database.checkpoint()
         if report.status == "complete" and self._home.state is not None:
             remove_older_shapes(self._home.state, "state", STATE_SHAPE, clock=self._clock, files=self._files)
         return report

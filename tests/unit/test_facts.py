@@ -203,7 +203,7 @@ def test_lines_of_the_index_that_cannot_be_read_are_passed_over(bench: Bench) ->
     bench.index(b'garbage\n{}\n{"id":"x","thread_name":"n"}\n{"id":7}\n\xff\n\n')
     bench.index(b'{"id":"%s","thread_name":null,"updated_at":"x"}\n' % A.encode())
     bench.index(entry(A.upper(), "good", "no time"))
-    bench.index(b'{"id":"%s","thread_name":"deep","x":%b}\n' % (A.encode(), b"[" * 5000 + b"]" * 5000))
+    bench.index(b'{"id":"%s","thread_name":"deep","x":%b}\n' % (A.encode(), b"[" * 500_000 + b"]" * 500_000))
     bench.index(b'{"id":"%s","thread_name":"torn' % B.encode())
     assert bench.rows("thread_id, name, name_at_ms", "index_names") == [(A, "good", 0)]
 
