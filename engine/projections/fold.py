@@ -43,7 +43,8 @@ class Folded(Struct, frozen=True, array_like=True):
     """What a fold of one stream for one projection came to.
 
     `anew` tells that nothing before counted (first fold, newer version, other history): rows and set-aside records are
-    replaced, not added to. `divergence` is the class of a history that is not the one followed before.
+    replaced, not added to. `divergence` is the class of a history that is not the one followed before. `emitted` is what
+    the projection made of this piece beyond its state.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Folded(Struct, frozen=True, array_like=True):
     anew: bool
     set_aside: list[SetAside]
     divergence: str | None
+    emitted: list[Any]
 
 
 class Folder:
@@ -167,6 +169,7 @@ class _Run:
 
     def _close(self, fold: _Fold, piece: Piece, tail: bytes, *, compressed: bool) -> Folded:
         fold.projection.close_piece(fold.state, piece)
+        emitted = fold.projection.emit(fold.state)
         mark = Watermark(
             version=fold.projection.version,
             offset=self._offset,
@@ -177,7 +180,9 @@ class _Run:
             state=fold.projection.encode(fold.state),
         )
         name = fold.projection.name
-        return Folded(self._stream.path, name, compressed, mark, fold.mark is None, fold.aside, fold.divergence)
+        return Folded(
+            self._stream.path, name, compressed, mark, fold.mark is None, fold.aside, fold.divergence, emitted
+        )
 
     def _wants(self, head: bytes) -> bool:
         """Whether a line that begins so is asked for, or can only be told by decoding it whole."""

@@ -4,7 +4,8 @@ A projection names the kinds it asks for; lines of other kinds are passed over w
 record at a time, in the stream's order, and answers whether it had an effect. Of its `latest` kinds only the newest
 record that has an effect is applied, once for each piece that is folded; such a kind must move fields that no other kind
 moves, so that the cut into pieces cannot change the state. Fold state is encoded beside the watermark, so a catch-up
-never reads again what was folded.
+never reads again what was folded. Where a stream gives many rows the state cannot hold them: a piece emits what it came
+to, and `write` upserts it by keys of the stream's own, so that the cut into pieces cannot change the rows either.
 
 A fold is pure: the same bytes give the same state, for any split into pieces. Built-in projections use nothing that this
 protocol does not offer.
@@ -47,11 +48,17 @@ class Piece(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A stream whose state moved, as the projection is to write it."""
+    """A stream whose state moved, as the projection is to write it.
+
+    With `anew` it was folded from its beginning, and nothing that was written for it before counts. `emitted` is what
+    `emit` gave, in order.
+    """
 
     stream: Stream
     compressed: bool
     state: Any
+    anew: bool
+    emitted: list[Any]
 
 
 class Projection(Protocol):
@@ -87,6 +94,10 @@ class Projection(Protocol):
 
     def close_piece(self, state: Any, piece: Piece) -> None:
         """Take in what a piece held, after its records were applied."""
+        ...
+
+    def emit(self, state: Any) -> list[Any]:
+        """What this piece came to beyond the state, as values that msgpack knows; the state lets go of it."""
         ...
 
     def encode(self, state: Any) -> bytes:

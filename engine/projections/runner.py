@@ -271,7 +271,13 @@ class Runner:
         ])  # fmt: skip
         for name, projection in self._projections.items():
             changes = [
-                Change(stream_of(each.path), each.compressed, projection.decode(each.mark.state))
+                Change(
+                    stream_of(each.path),
+                    each.compressed,
+                    projection.decode(each.mark.state),
+                    each.anew,
+                    each.emitted,
+                )
                 for each in accepted
                 if each.projection == name
             ]

@@ -171,6 +171,9 @@ class Counts:
     def close_piece(self, state, piece):
         pass
 
+    def emit(self, state):
+        return []
+
     def encode(self, state):
         return json.dumps(state).encode()
 
