@@ -522,7 +522,7 @@ class NoRolloutSync(CrashHome):
     ("files", "told"),
     [
         (NoJournalSync, "was acknowledged"),
-        (NoArchiveSync, "has 0|are gone|has the files|is not listed"),
+        (NoArchiveSync, "has 0|are gone|has the files|is not listed|archived is False"),
         (NoRolloutSync, "which has|was acknowledged|is not listed"),
     ],
 )
