@@ -29,7 +29,7 @@ WRITERS = (1, 2, 4, 8)
 BATCHES = (1, 50)
 DURABILITIES = ("buffered", "durable", "turn")
 APPENDS_A_TURN = 50
-FILLER = "x" * 150
+FILLER = "x" * 75
 KEPT_BYTES = 64 * 1024 * 1024
 """A writer begins a new file after so much, so that a long run does not fill the disk."""
 
@@ -166,54 +166,35 @@ def child(place: str, batch: str, durability: str, kind: str, seconds: str) -> N
 
 
 def engine_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
-    """A recorder, as a thread has it."""
-    from engine.clock import SystemClock
-    from engine.events.item import item_of
-    from engine.options import Options
-    from engine.stores.files import Files
-    from engine.stores.recorder import Counters, Recorder, Start
+    """A thread of an open home, as an application has it: its items are checked, encoded, written, and noted for the rows."""
+    import engine
 
-    meta = item_of({"type": "session_meta", "payload": {"id": "bench"}})
-    items = [item_of({"type": "event_msg", "payload": {"type": "agent_message", "message": FILLER}})] * batch
-    begun = [0, 0]
-    opened: list[Recorder] = []
+    message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": FILLER}]}
+    items = [{"type": "response_item", "payload": message}] * batch
+    opened = engine.open(place)
+    appended = [0]
 
-    def begin() -> None:
-        begun[0] += 1
-        path = f"{place}/{begun[0]}.jsonl"
-        opened[:] = [
-            Recorder(
-                path,
-                start=Start(lambda: meta, 0),
-                owned=True,
-                durability=durability,  # type: ignore[arg-type]
-                quarantine=f"{place}/quarantine",
-                counters=Counters(),
-                options=Options(),
-                clock=SystemClock(),
-                files=Files(),
-            )
-        ]
+    def begin() -> Any:
+        return opened.threads.create(cwd=place, source="exec", durability=durability)  # type: ignore[arg-type]
+
+    threads = [begin()]
 
     def append() -> None:
-        begun[1] += 1
-        ends_turn = durability == "turn" and begun[1] % APPENDS_A_TURN == 0
-        answer = opened[0].append(items, durability="durable" if ends_turn else None)
+        appended[0] += 1
+        ends_turn = durability == "turn" and appended[0] % APPENDS_A_TURN == 0
+        answer = threads[0].append(items, durability="durable" if ends_turn else None)
         if answer.position.offset > KEPT_BYTES:
-            opened[0].close()
-            begin()
+            threads[0].close()
+            threads[0] = begin()
 
-    def close() -> None:
-        opened[0].close()
-
-    begin()
-    return append, close
+    return append, opened.close
 
 
 def bare_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
     """The same bytes by `os.write`, and `os.fdatasync` where the engine would sync."""
-    head = '{"timestamp":"2026-01-05T09:00:00.000Z","ordinal":12345,"type":"event_msg",'
-    line = f'{head}"payload":{{"type":"agent_message","message":"{FILLER}"}}}}\n'.encode()
+    head = '{"timestamp":"2026-01-05T09:00:00.000Z","ordinal":12345,"type":"response_item","payload":'
+    message = f'{{"type":"message","role":"assistant","content":[{{"type":"output_text","text":"{FILLER}"}}]}}'
+    line = f"{head}{message}}}\n".encode()
     data = line * batch
     state = [0, 0, -1, 0]
     sync = getattr(os, "fdatasync", os.fsync)

@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 
 from engine.errors import BundleUnusable, EngineError, InvalidRequest, LineageBroken, TruthGone
-from engine.events.item import Item
-from engine.events.record import Rejected, decode, kind_of
+from engine.events.item import Item, item_of_record
+from engine.events.record import Rejected, decode
 from engine.holdings import Holdings, RemovalParts, translated
 from engine.projections import facts
 from engine.projections.runner import Stale
@@ -208,8 +208,8 @@ class Bundler:
         if not thread.journal_records:
             return []
         data = b"".join(packed.pieces(_journal_name(thread.id), thread.journal_bytes))
-        bundled = [_item(line) for line in data.split(b"\n")[:-1]]
-        here = [_item(line) for line in _exported(self._holdings.journal_lines([thread.id]))]
+        bundled = [item_of_record(decode(line)) for line in data.split(b"\n")[:-1]]
+        here = [item_of_record(decode(line)) for line in _exported(self._holdings.journal_lines([thread.id]))]
         if any(item not in bundled for item in here):
             return []
         return [item for item in bundled if item not in here]
@@ -316,13 +316,17 @@ def _check_journal(packed: ZipReader, path: str, thread: BundledThread) -> None:
     data = b"".join(packed.pieces(_journal_name(thread.id), thread.journal_bytes))
     lines = data.split(b"\n")[:-1]
     try:
-        items = [_item(line) for line in lines]
+        records = [decode(line) for line in lines]
         owners = {
-            str(msgspec.json.decode(item.payload, type=dict[str, Any]).get("thread_id")).lower() for item in items
+            str(msgspec.json.decode(each.payload, type=dict[str, Any]).get("thread_id")).lower() for each in records
         }
     except (Rejected, msgspec.DecodeError):
         raise unusable(path, f"the journal of {thread.id} holds what is no record") from None
-    if len(lines) != thread.journal_records or owners - {thread.id} or any(each.type != "home_event" for each in items):
+    if (
+        len(lines) != thread.journal_records
+        or owners - {thread.id}
+        or any(each.type != "home_event" for each in records)
+    ):
         raise unusable(path, f"the journal of {thread.id} holds what is not about it")
 
 
@@ -363,13 +367,7 @@ def _journal_name(thread_id: str) -> str:
 
 def _exported(lines: Iterable[bytes]) -> list[bytes]:
     """Records that mean something elsewhere."""
-    return [line for line in lines if msgspec.json.decode(_item(line).payload)["type"] not in _NOT_EXPORTED]
-
-
-def _item(line: bytes) -> Item:
-    """A line of the journal as an item with its own time; its ordinal is the journal's, and each home's own."""
-    record = decode(line)
-    return Item(kind_of(record), record.type, bytes(record.payload), None, record.timestamp)
+    return [line for line in lines if msgspec.json.decode(decode(line).payload)["type"] not in _NOT_EXPORTED]
 
 
 def _stem(path: str) -> str:

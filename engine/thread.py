@@ -132,7 +132,8 @@ class Thread:
         self._check()
         if durability is not None:
             check_durability(durability)
-        kept = [item for item in map(item_of, items) if is_persisted(item.kind, self.history_mode)]
+        mode = self._identity.history_mode
+        kept = [item for item in map(item_of, items) if is_persisted(item.kind, mode)]
         is_new = not self._recorder.exists
         answer = self._recorder.append(kept, key=key, expected=expected, durability=durability)
         if answer.records:

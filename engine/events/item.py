@@ -9,7 +9,8 @@ whole numbers over 64 bits, nesting deeper than readers follow.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,7 +18,7 @@ import orjson
 from msgspec import Raw
 
 from engine.errors import InvalidRequest, LineTooLong
-from engine.events.record import Record, kind_of
+from engine.events.record import Record, kind_of, kind_of_values
 
 _KEYS = frozenset({"type", "payload", "metadata"})
 _SHAPE = 'Give {"type": …, "payload": {…}}.'
@@ -25,53 +26,81 @@ _JSON = "Use text, finite numbers, booleans, None, lists and dicts with text key
 
 
 class Item(NamedTuple):
-    """A checked item. `payload` and `metadata` are JSON."""
+    """A checked item. `body` is its line from behind the ordinal on: type, payload and metadata, as JSON."""
 
     kind: str
-    type: str
-    payload: bytes
-    metadata: bytes | None
+    body: bytes
     timestamp: str | None = None
     """Of an item that is copied: when its record was written. None is the time of writing."""
 
 
 def item_of(raw: Mapping[str, Any]) -> Item:
     """Check and encode an item. Raises `InvalidRequest` with what is wrong with it."""
-    if not isinstance(raw, Mapping):
+    if not isinstance(
+        raw, dict | Mapping
+    ):  # a dict is told at once; asking the abstract class costs more than the rest
         raise InvalidRequest(f"An item is no {type(raw).__name__}.", hint=_SHAPE)
     type_, payload, metadata = raw.get("type"), raw.get("payload"), raw.get("metadata")
     if not isinstance(type_, str) or not type_ or not type_.isprintable():
         raise InvalidRequest("An item needs a type that is text.", hint=_SHAPE)
-    if not isinstance(payload, Mapping):
+    if not isinstance(payload, dict | Mapping):
         raise InvalidRequest(f"The payload of a {type_} item is not an object.", hint=_SHAPE)
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidRequest(f"The metadata of a {type_} item is not an object.", hint="Give a dict, or leave it out.")
-    if unknown := sorted(map(str, set(raw) - _KEYS)):
-        raise InvalidRequest(f"An item has no key {unknown[0]!r}.", hint="The keys are type, payload and metadata.")
+    if not _KEYS.issuperset(raw):
+        unknown = min(map(str, set(raw) - _KEYS))
+        raise InvalidRequest(f"An item has no key {unknown!r}.", hint="The keys are type, payload and metadata.")
     data = _json(type_, payload)
-    kind = kind_of(Record(timestamp="", type=type_, payload=Raw(data)))
-    return Item(kind, type_, data, None if metadata is None else _json(type_, metadata))
+    kind = kind_of_values(type_, payload) or kind_of(Record(timestamp="", type=type_, payload=Raw(data)))
+    return Item(kind, body_of(type_, data, None if metadata is None else _json(type_, metadata)))
+
+
+def item_of_record(record: Record[Raw]) -> Item:
+    """A record that is written elsewhere again, with its own time; its ordinal is not of it."""
+    return Item(kind_of(record), body_of(record.type, record.payload), record.timestamp)
+
+
+def body_of(type_: str, payload: bytes | Raw, metadata: bytes | Raw | None = None) -> bytes:
+    """What an item's line has behind its ordinal."""
+    if metadata is None:
+        return b"%b%b" % (_head_of(type_), payload)
+    return b'%b%b,"metadata":%b' % (_head_of(type_), payload, metadata)
+
+
+@lru_cache(maxsize=64)
+def _head_of(type_: str) -> bytes:
+    return b',"type":%b,"payload":' % orjson.dumps(type_)
 
 
 def line_of(item: Item, *, timestamp: str, ordinal: int | None, key: str | None, line_bytes_max: int) -> bytes:
     """The item's line, its LF included, keys in canonical order. Raises `LineTooLong`."""
     number = b"" if ordinal is None else b',"ordinal":%d' % ordinal
-    metadata = b"" if item.metadata is None else b',"metadata":' + item.metadata
     tail = b"" if key is None else b',"key":' + orjson.dumps(key)
-    line = b'{"timestamp":%b%b,"type":%b,"payload":%b%b%b}\n' % (
-        b'"%b"' % timestamp.encode() if item.timestamp is None else orjson.dumps(item.timestamp),
-        number,
-        orjson.dumps(item.type),
-        item.payload,
-        metadata,
-        tail,
-    )
+    when = b'"%b"' % timestamp.encode() if item.timestamp is None else orjson.dumps(item.timestamp)
+    line = b'{"timestamp":%b%b%b%b}\n' % (when, number, item.body, tail)
+    _check_length(item, line, line_bytes_max)
+    return line
+
+
+def lines_of(items: Sequence[Item], *, timestamp: str, ordinal: int, line_bytes_max: int) -> list[bytes]:
+    """The same for new items in a row, with ordinals and without a key: what most appends are. Raises `LineTooLong`."""
+    head = b'{"timestamp":"%b","ordinal":' % timestamp.encode()
+    lines = []
+    for item in items:
+        line = b"%b%d%b}\n" % (head, ordinal, item.body)
+        if len(line) > line_bytes_max:
+            _check_length(item, line, line_bytes_max)
+        lines.append(line)
+        ordinal += 1
+    return lines
+
+
+def _check_length(item: Item, line: bytes, line_bytes_max: int) -> None:
     if len(line) - 1 > line_bytes_max:
         raise LineTooLong(
             f"A {item.kind} record of {len(line) - 1} bytes is over the limit of {line_bytes_max}.",
             hint="Store the large part elsewhere and refer to it.",
         )
-    return line
 
 
 class KeyedRecord(msgspec.Struct):

@@ -6,6 +6,8 @@ Source: codex_rollout.md 3.1 (with what 0.169 adds).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from engine.events.kinds import EVENTS, ITEM_COMPLETED
 
 LEGACY = "legacy"
@@ -31,6 +33,7 @@ _NEVER = frozenset({"response_item.compaction_trigger"})
 _KNOWN_EVENTS = frozenset(f"event_msg.{tag}" for tag in EVENTS)
 
 
+@lru_cache(maxsize=1024)  # asked for every item of every append, and there are few kinds
 def is_persisted(kind: str, mode: str) -> bool:
     """Whether an item of this kind is written to a rollout of this mode; deltas, begins and approvals are not."""
     if kind in _NEVER or (kind.startswith("realtime_item") and mode == LEGACY):

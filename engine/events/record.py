@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
@@ -114,17 +115,39 @@ def kind_of(record: Record[Raw]) -> str:
         tag = _TAG.decode(record.payload)
     except msgspec.ValidationError:
         return record.type
-    if tag.type is None:
-        return record.type
-    kind = f"{record.type}.{tag.type}"
-    kind = _ALIASED.get(kind, kind)
+    kind = _tagged(record.type, tag.type)
     if kind != ITEM_COMPLETED or not bytes(tag.item):
         return kind
     try:
-        item = _ITEM_TAG.decode(tag.item)
+        return _completed(_ITEM_TAG.decode(tag.item).type)
     except msgspec.ValidationError:
         return kind
-    return kind if item.type is None else f"{kind}.{item.type}"
+
+
+def kind_of_values(type_: str, payload: Mapping[str, Any]) -> str | None:
+    """The same of a payload that is not encoded yet; None where only the encoded form tells (of an enum, say)."""
+    if type_ not in TAGGED_TYPES:
+        return type_
+    tag = payload.get("type")
+    if type(tag) is not str:
+        return None
+    kind = _tagged(type_, tag)
+    if kind != ITEM_COMPLETED:
+        return kind
+    item = payload.get("item")
+    item_tag = item.get("type") if type(item) is dict else None
+    return _completed(item_tag) if type(item_tag) is str else None
+
+
+def _tagged(type_: str, tag: str | None) -> str:
+    if tag is None:
+        return type_
+    kind = f"{type_}.{tag}"
+    return _ALIASED.get(kind, kind)
+
+
+def _completed(item_tag: str | None) -> str:
+    return ITEM_COMPLETED if item_tag is None else f"{ITEM_COMPLETED}.{item_tag}"
 
 
 def time_ms(text: str | None) -> int | None:

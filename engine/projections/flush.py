@@ -13,6 +13,7 @@ import contextlib
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from engine.clock import Clock
 from engine.errors import EngineError
@@ -58,7 +59,8 @@ class Flush:
         self._options = options
         self._clock = clock
         self._files = files
-        self._asked = frozenset().union(*(projection.kinds | projection.latest for projection in projections))
+        asked = frozenset().union(*(projection.kinds | projection.latest for projection in projections))
+        self._is_asked = lru_cache(maxsize=1024)(lambda kind: not asked.isdisjoint((kind, *above(kind))))
         self._mutex = threading.Lock()
         self._state = threading.Lock()
         self._dirty: dict[str, bool] = {}
@@ -73,7 +75,7 @@ class Flush:
 
     def note(self, path: str, kinds: Iterable[str]) -> None:
         """An append to this stream was acknowledged."""
-        changes = any(kind in self._asked or any(each in self._asked for each in above(kind)) for kind in kinds)
+        changes = any(map(self._is_asked, kinds))
         now_ms = self._clock.boot_ms()
         with self._state:
             due_ms = self._touched_ms.get(path, -_FOREVER_MS) + self._options.touch_interval_s * 1000
@@ -83,8 +85,7 @@ class Flush:
                 return
             self._dirty[path] = changes or self._dirty.get(path, False)
             self._touched_ms[path] = now_ms
-        self._start_timer()
-        self._wake.set()
+        self._wake_timer()
 
     def note_closed(self, path: str) -> None:
         """The stream has no writer here any more: what was held back is written with the next flush."""
@@ -94,8 +95,7 @@ class Flush:
                 return
             self._held.discard(path)
             self._dirty.setdefault(path, False)
-        self._start_timer()
-        self._wake.set()
+        self._wake_timer()
 
     def flush(self, *, wait_s: float | None = None) -> bool:
         """Bring the rows of dirty streams up to date; whether none was dirty afterwards. Raises `StoreError`.
@@ -163,11 +163,14 @@ class Flush:
         except OSError:
             return None
 
-    def _start_timer(self) -> None:
+    def _wake_timer(self) -> None:
+        if self._wake.is_set():
+            return
         with self._state:
             if self._timer is None and not self._closing.is_set():
                 self._timer = threading.Thread(target=self._run, name="rolloutdb-flush", daemon=True)
                 self._timer.start()
+        self._wake.set()
 
     def _run(self) -> None:
         """Flush some time after an append, once for all that came meanwhile."""

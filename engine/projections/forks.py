@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from engine.errors import InvalidRequest, RolloutUnusable
-from engine.events.item import Item
+from engine.events.item import Item, item_of_record
 from engine.events.payloads import HistoryBase
 from engine.events.record import Record, Rejected, decode, kind_of
 from engine.events.skim import Skim
@@ -145,8 +145,7 @@ class _Reader:
         try:
             for each in records(source, 0, end, self._options):
                 if isinstance(each, Located):
-                    record = each.record
-                    yield Item(kind_of(record), record.type, bytes(record.payload), None, record.timestamp)
+                    yield item_of_record(each.record)
         finally:
             source.close()
 

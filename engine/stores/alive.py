@@ -30,7 +30,7 @@ class Alive:
 
     def check(self) -> None:
         """Raises `ForkedEngine` or `EngineClosed`."""
-        if self.forked:
+        if os.getpid() != self._pid:
             raise ForkedEngine(
                 "This process is a fork of the one that opened the home.", hint="Open the home again in this process."
             )

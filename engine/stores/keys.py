@@ -14,7 +14,7 @@ import msgspec
 from xxhash import xxh3_128_digest
 
 from engine.errors import InvalidRequest, KeyConflict
-from engine.events.item import Item, KeyedRecord
+from engine.events.item import Item, KeyedRecord, body_of
 
 RECORDS_KEPT = 1000
 """How many of the last records a key is looked up in."""
@@ -101,13 +101,10 @@ def keyed_of(line: bytes) -> Keyed | None:
     place, _, places = where.partition("/")
     if not key or not place.isdecimal() or not places.isdecimal() or int(place) >= int(places):
         return None
-    return Keyed(key, int(place), int(places), _digest(record.type, record.payload, record.metadata))
+    metadata = record.metadata if bytes(record.metadata) else None
+    return Keyed(key, int(place), int(places), xxh3_128_digest(body_of(record.type, record.payload, metadata)))
 
 
 def digest_of(item: Item) -> bytes:
     """The same for an item as for the line that it became."""
-    return _digest(item.type, item.payload, item.metadata or b"")
-
-
-def _digest(type_: str, *parts: bytes | msgspec.Raw) -> bytes:
-    return xxh3_128_digest(b"\0".join((type_.encode(), *map(bytes, parts))))
+    return xxh3_128_digest(item.body)

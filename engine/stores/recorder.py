@@ -33,7 +33,7 @@ from engine.errors import (
     StalePosition,
     TruthGone,
 )
-from engine.events.item import Item, line_of
+from engine.events.item import Item, line_of, lines_of
 from engine.events.payloads import ORDINAL_MAX
 from engine.events.record import BYTE_ORDER_MARK, Rejected, decode
 from engine.options import Options
@@ -188,30 +188,22 @@ class Recorder:
         error (writing goes on when it is gone), `TruthGone`, `LineTooLong`, `InvalidRequest`, `EngineClosed`,
         `ForkedEngine`, and `RolloutUnusable` where the ordinals are used up.
         """
-        wanted = durability or self._durability
+        synced = (durability or self._durability) == "durable"
         self._ready()
         with self._mutex:
             self._check()
             if expected is not None and expected != self._position():
-                raise StalePosition(
-                    f"The stream is at {self._position()}, not at {expected}.",
-                    hint="Read what was written meanwhile, then append again.",
-                    path=self._path,
-                )
-            first = 0
-            if key is not None:
-                check_key(key)
-                first = self._keys.written(key, items)
+                raise self._stale(expected)
+            first = 0 if key is None else self._written(key, items)
             if first < len(items):
                 self._write(items, first, key)
             target, position, cuts = self._end, self._position(), len(self._cuts)
-            if wanted != "durable":
+            if not synced:
                 self._acknowledged = target
-            safe = self._is_synced(target)
-        if wanted == "durable":
+        if synced:
             self._sync_to(target, cuts)
-            safe = True
-        return Appended(position, "durable" if safe else "buffered", len(items) - first)
+        is_safe = synced or self._is_synced(target)
+        return Appended(position, "durable" if is_safe else "buffered", len(items) - first)
 
     def sync(self) -> Position:
         """Return when everything appended so far is on the medium; the position that is safe. Raises as `append` does."""
@@ -261,24 +253,23 @@ class Recorder:
 
     def _ready(self) -> None:
         """Mend what failed before, and keep what waits for a sync bounded: both before anything is written."""
-        self._check_process()
+        if os.getpid() != self._pid:
+            self._check_process()
         if self._poison is not None:
             self._mend()
         if len(self._unsynced) > UNSYNCED_BYTES_MAX:
             self._sync_to(self._acknowledged, len(self._cuts))
 
     def _check(self) -> None:
+        """The stream may be written: it is open, and the file at the path is ours, with nothing of anybody else's in it."""
         if self._closed:
             raise EngineClosed("The thread is closed.", hint="Resume it to go on.", path=self._path)
         if self._gone is not None:
             raise self._lost(self._gone)
         if self._poison is not None:
             raise self._failed()
-        if self._fd is not None:
-            self._look()
-
-    def _look(self) -> None:
-        """The file at the path is still ours, and nobody else wrote to it."""
+        if self._fd is None:
+            return
         try:
             found = self._files.stat(self._path, op="recorder.look")
         except OSError as error:
@@ -289,6 +280,18 @@ class Recorder:
             raise self._lost("was replaced")
         if found.size != self._end:
             raise self._lost(f"is {found.size} bytes long and should be {self._end}: somebody else wrote to it")
+
+    def _stale(self, expected: Position) -> StalePosition:
+        return StalePosition(
+            f"The stream is at {self._position()}, not at {expected}.",
+            hint="Read what was written meanwhile, then append again.",
+            path=self._path,
+        )
+
+    def _written(self, key: str, items: Sequence[Item]) -> int:
+        """How many of a keyed batch's items are there already."""
+        check_key(key)
+        return self._keys.written(key, items)
 
     def _lost(self, what: str) -> TruthGone:
         self._gone = what
@@ -307,7 +310,7 @@ class Recorder:
     def _write(self, items: Sequence[Item], first: int, key: str | None) -> None:
         """The items from `first` on, behind a session_meta where the file is new."""
         lines = self._lines(items, first, key)
-        data = b"".join(lines)
+        data = lines[0] if len(lines) == 1 else b"".join(lines)
         self._reach = self._end + len(data)
         try:
             if self._fd is None:
@@ -328,30 +331,30 @@ class Recorder:
             # Ctrl-C between a write and our account of it: what the file holds is found out by opening it again.
             self._poison = ("written", error)
             raise
-        self._counters.appends += 1
-        self._counters.appended_records += len(items) - first
-        self._counters.appended_bytes += len(data)
+        counters = self._counters
+        counters.appends += 1
+        counters.appended_records += len(items) - first
+        counters.appended_bytes += len(data)
 
     def _lines(self, items: Sequence[Item], first: int, key: str | None) -> list[bytes]:
-        batch: list[tuple[Item, str | None]] = []
-        if self._end == 0 and self._start is not None:
-            batch.append((self._start.meta(), None))
-        if key is None:
-            batch += [(item, None) for item in items]
-        else:
-            batch += [(items[place], f"{key}#{place}/{len(items)}") for place in range(first, len(items))]
-        if self._next is not None and self._next + len(batch) - 1 > ORDINAL_MAX:
+        is_new = self._end == 0 and self._start is not None
+        if self._next is not None and self._next + len(items) - first + is_new - 1 > ORDINAL_MAX:
             raise RolloutUnusable(
                 f"The rollout {self._path} has no ordinals left after {self._next - 1}.",
                 hint="Fork the thread to go on elsewhere.",
                 path=self._path,
             )
-        timestamp, ordinal, bytes_max = self._clock.timestamp(), self._next, self._options.line_bytes_max
+        timestamp, bytes_max = self._clock.timestamp(), self._options.line_bytes_max
+        if self._next is not None and key is None and not is_new:
+            return lines_of(items, timestamp=timestamp, ordinal=self._next, line_bytes_max=bytes_max)
+        batch = [(items[place], key and f"{key}#{place}/{len(items)}") for place in range(first, len(items))]
+        if is_new and self._start is not None:
+            batch.insert(0, (self._start.meta(), None))
         return [
             line_of(
                 item,
                 timestamp=timestamp,
-                ordinal=None if ordinal is None else ordinal + number,
+                ordinal=None if self._next is None else self._next + number,
                 key=name,
                 line_bytes_max=bytes_max,
             )
@@ -361,7 +364,9 @@ class Recorder:
     def _write_or_undo(self, fd: int, data: bytes) -> None:
         """The whole batch, or none of it: what was taken before a failure is cut off again."""
         try:
-            self._write_whole(fd, data)
+            written = self._files.write(fd, data, op="recorder.write")
+            if written < len(data):
+                self._write_whole(fd, data[written:])
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._files.truncate(fd, self._end, op="recorder.undo")
@@ -408,16 +413,17 @@ class Recorder:
 
         `cuts` is how often the file had been opened again when `target` was written.
         """
-        with self._sync_mutex:
-            with self._mutex:
-                if len(self._cuts) > cuts and self._cuts[cuts] < target:
-                    raise _failed("synced", self._path, None)
-                if self._poison is not None:
-                    raise self._failed()
-                if self._is_synced(target):
-                    self._counters.syncs_shared += 1
-                    return
-                fd, upto, name_synced = self._fd, self._end, self._name_synced
+        with (
+            self._sync_mutex
+        ):  # with it alone, descriptor and cuts stand still; what is written meanwhile waits for the next
+            if len(self._cuts) > cuts and self._cuts[cuts] < target:
+                raise _failed("synced", self._path, None)
+            if self._poison is not None:
+                raise self._failed()
+            if self._is_synced(target):
+                self._counters.syncs_shared += 1
+                return
+            fd, upto, name_synced = self._fd, self._end, self._name_synced
             assert fd is not None
             try:
                 self._files.sync(fd, op="recorder.sync")

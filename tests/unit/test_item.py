@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import pytest
 
 from engine.errors import InvalidRequest, LineTooLong
 from engine.events.item import Item, item_of, line_of
-from engine.events.record import decode
+from engine.events.record import decode, kind_of
 
 T = "2026-01-05T09:00:00.000Z"
 
@@ -34,6 +36,19 @@ def test_a_copied_item_keeps_its_time_whatever_it_is() -> None:
     assert line(item, ordinal=None) == b'{"timestamp":"2020 \\"about\\"","type":"x","payload":{}}\n'
 
 
+class Word(Enum):
+    NOTE = "note"
+
+
+class Letter(str, Enum):  # noqa: UP042 - a StrEnum prints as its value, this one does not
+    NOTE = "note"
+
+
+@dataclass
+class Tagged:
+    type: str
+
+
 KINDS = {
     "session_meta": {"type": "session_meta", "payload": {"type": "no tag here"}},
     "event_msg.task_started": {"type": "event_msg", "payload": {"type": "turn_started"}},
@@ -43,12 +58,22 @@ KINDS = {
     },
     "event_msg": {"type": "event_msg", "payload": {}},
     "from_the_future": {"type": "from_the_future", "payload": {"type": "x"}},
+    "event_msg.note": {"type": "event_msg", "payload": {"type": Word.NOTE}},
+    "response_item.note": {"type": "response_item", "payload": {"type": Letter.NOTE}},
+    "event_msg.item_completed.note": {
+        "type": "event_msg",
+        "payload": {"type": "item_completed", "item": Tagged("note")},
+    },
+    "event_msg.item_completed": {"type": "event_msg", "payload": {"type": "item_completed", "item": {"type": 1}}},
+    "response_item": {"type": "response_item", "payload": {"type": 7}},
 }
 
 
 @pytest.mark.parametrize(("kind", "raw"), KINDS.items(), ids=KINDS)
-def test_an_item_knows_its_kind(kind: str, raw: dict[str, Any]) -> None:
-    assert item_of(raw).kind == kind
+def test_an_item_knows_its_kind_and_so_does_who_reads_its_line(kind: str, raw: dict[str, Any]) -> None:
+    item = item_of(raw)
+    assert item.kind == kind
+    assert kind_of(decode(line(item)[:-1])) == kind
 
 
 VALUES = [
@@ -136,7 +161,7 @@ def test_what_is_no_item_is_refused(raw: Any) -> None:
 def test_null_is_null_and_an_ordered_dict_is_a_dict() -> None:
     """The look for NaN begins where null was written, and must not refuse a null that was meant."""
     item = item_of({"type": "x", "payload": OrderedDict(a=None, b=[None, 1.5, "null"])})
-    assert item.payload == b'{"a":null,"b":[null,1.5,"null"]}'
+    assert item.body == b',"type":"x","payload":{"a":null,"b":[null,1.5,"null"]}'
 
 
 def test_a_line_may_be_as_long_as_readers_take_and_not_longer() -> None:

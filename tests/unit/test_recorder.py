@@ -228,8 +228,8 @@ OTHERS = {
     "another payload": items(1, 3),
     "fewer": items(1),
     "more": items(1, 2, 3),
-    "another type": [item(1), item(2)._replace(type="response_item")],
-    "other metadata": [item(1), item(2)._replace(metadata=b"{}")],
+    "another type": [item(1), item(2)._replace(body=item(2).body.replace(b"event_msg", b"response_item"))],
+    "other metadata": [item(1), item(2)._replace(body=item(2).body + b',"metadata":{}')],
 }
 
 
@@ -351,7 +351,7 @@ def test_metadata_is_part_of_what_a_key_stands_for(path: Path) -> None:
     opened = recorder(path)
     assert opened.append(batch, key="k").records == 0
     with pytest.raises(KeyConflict):
-        opened.append([batch[0]._replace(metadata=None)], key="k")
+        opened.append([item_of({"type": "response_item", "payload": {"number": 1}})], key="k")
     opened.close()
 
 
