@@ -203,7 +203,7 @@ class Engine:
         self._flush = Flush(home, database, self._runner, BUILT_IN, options=options, clock=clock, files=files)
         journal = Journal(home.state, options=options, clock=clock, files=files)
         self._facts = Facts(home, database, journal, options=options, clock=clock, files=files)
-        catch_up = CatchUp(self._runner, database, options=options, clock=clock)
+        catch_up = CatchUp(home, self._runner, database, options=options, clock=clock, files=files)
         fresh = Fresh(database, self._flush, self._facts, catch_up, self._alive)
         history = History(home, database, fresh, options=options, files=files)
         parts = WriterParts(home, self._flush, history, self._alive, self._counters, options, clock, files)

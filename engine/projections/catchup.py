@@ -1,19 +1,25 @@
 """A bounded look at the files before an answer: what a list does so that it need not wait for a back-fill.
 
-It scans newest first and folds what moved until its budget is spent, then says how far it came. The next look goes on
-from there, since what was folded is not stale any more. Looks are at most one in `scan_interval_ms`, unless the last one
-did not come to its end.
+A look goes through the folders, newest first, and folds what moved, until its budget is spent; then it says how far it
+came, and the next one goes on from there. A folder that was looked through is remembered by its times: nothing came into
+it or went from it while they stand still, so the next look passes over it for one stat. What grows in place does not show
+there; so files that changed within `_HOT_MS` are looked at each time, and the others by and by, those first that were
+looked at longest ago. Looks are at most one in `scan_interval_ms`, unless the last one did not come to its end.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.clock import Clock
 from engine.errors import StoreBusy, StoreFull, StoreReadOnly
 from engine.options import Options
-from engine.projections.runner import Runner, Scan, Stale
+from engine.projections.runner import Runner, Stale
+from engine.stores.files import Files, FileStat
+from engine.stores.layout import Home, Refused, list_folder, roots
 from engine.stores.sqlite import Database
 
 _BATCH = 32
@@ -21,6 +27,15 @@ _BATCH = 32
 
 _BATCH_BYTES = 16 * 1024 * 1024
 """And bytes: with a few large rollouts the clock is looked at after each."""
+
+_HOT_MS = 3_600_000
+"""A folder with a file that changed within this time is listed by every look."""
+
+_SETTLED_MS = 2_000
+"""A folder that changed so shortly before it was listed may change again within the same tick of its times."""
+
+_SWEEP_SHARE = 0.1
+"""How much of its budget a look may spend on folders that show no change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +50,45 @@ class Partial:
     unread: int = 0
 
 
+class _Seen(NamedTuple):
+    """What a look remembers of a folder. `times` is None where they cannot be relied on yet."""
+
+    times: FileStat | None
+    deeper: list[str]
+    files: int
+    unread: int
+    newest_ms: int
+    at_ms: int
+
+
 class CatchUp:
     """Looks at the files of one home, one thread at a time."""
 
-    def __init__(self, runner: Runner, database: Database, *, options: Options, clock: Clock) -> None:
+    def __init__(
+        self, home: Home, runner: Runner, database: Database, *, options: Options, clock: Clock, files: Files
+    ) -> None:
+        self._home = home
         self._runner = runner
         self._database = database
         self._options = options
         self._clock = clock
+        self._files = files
         self._mutex = threading.Lock()
         self._partial: Partial | None = None
         self._looked_ms: int | None = None
+        self._folders: dict[str, _Seen] = {}
+        """By path, the one that was looked through longest ago first."""
+        self._gone: set[str] = set()
+        """Streams whose file was found gone; where one turns up elsewhere, it moved."""
 
     def look(self) -> Partial | None:
         """Catch up for at most `list_budget_ms`; None where the rows cover every file as of `scan_interval_ms` ago."""
-        deadline_ms = self._clock.boot_ms() + self._options.list_budget_ms
         if not self._mutex.acquire(timeout=self._options.list_budget_ms / 1000):
             return self._partial
         try:
             if self._is_recent() and (self._partial is None or self._partial.files_done == self._partial.files_total):
                 return self._partial
-            self._partial = self._catch_up(deadline_ms)
+            self._partial = self._catch_up(self._options.list_budget_ms)
         except (StoreBusy, StoreFull):
             # Somebody else writes, or nobody can: a reader does not wait for the rows to come up to date.
             self._partial = Partial(0, None)
@@ -69,56 +102,110 @@ class CatchUp:
     def look_for(self, thread_id: str) -> None:
         """Fold what the rollouts of one thread hold, as their names tell; costs a stat a file."""
         stale = [each for each in self._runner.scan() if each.found.name.thread_id == thread_id.lower()]
-        if stale:
-            self._fold(stale)
+        self._fold(stale, _never)
 
     def forget(self) -> None:
         """The rows are not those that were looked at: look anew."""
         with self._mutex:
             self._partial, self._looked_ms = None, None
+            self._folders.clear()
+            self._gone.clear()
 
     def _is_recent(self) -> bool:
         return self._looked_ms is not None and self._clock.boot_ms() - self._looked_ms < self._options.scan_interval_ms
 
-    def _catch_up(self, deadline_ms: int) -> Partial | None:
-        """Fold until the deadline; the batch under way then is ended, and it is at most `_BATCH_BYTES` or one rollout."""
+    def _catch_up(self, budget_ms: int) -> Partial | None:
+        begun_ms = self._clock.boot_ms()
 
         def is_late() -> bool:
-            return self._clock.boot_ms() >= deadline_ms
+            return self._clock.boot_ms() - begun_ms >= budget_ms
 
-        scan = self._runner.scan(stop=is_late)
-        waiting: list[Stale] = []
-        behind = unread = 0
-        for stale in scan:
-            waiting.append(stale)
-            if len(waiting) >= _BATCH or sum(each.found.stat.size for each in waiting) >= _BATCH_BYTES:
-                if is_late():
-                    behind += len(waiting)
-                else:
-                    unread += self._fold(waiting)
-                waiting = []
-        if waiting and (behind or is_late()):
-            behind += len(waiting)
-        else:
-            unread += self._fold(waiting)
-        return self._close(scan, behind, unread)
+        def is_enough() -> bool:
+            return self._clock.boot_ms() - begun_ms >= budget_ms * _SWEEP_SHARE
 
-    def _fold(self, stale: list[Stale]) -> int:
-        """Bring these up to date; how many could not be read."""
-        if not stale:
-            return 0
-        jobs = self._runner.jobs(stale)
-        done = list(self._runner.do(jobs))
-        self._runner.write(done, {job.path: job for job in jobs})
-        return sum(each.reason is not None for each in done)
+        here = [each for each in roots(self._home, self._files) if isinstance(each, str)]
+        ended, met = self._go_through(here, is_late)
+        if ended:
+            for folder in self._folders.keys() - met:
+                del self._folders[folder]
+            self._sweep(begun_ms, is_enough)
+        refused = sum(isinstance(each, Refused) and not each.link for each in roots(self._home, self._files))
+        done = sum(self._folders[folder].files for folder in met)
+        unread = refused + sum(self._folders[folder].unread for folder in met)
+        if not ended:
+            return Partial(done, None, unread)
+        return Partial(done - unread, done, unread) if unread else None
 
-    def _close(self, scan: Scan, behind: int, unread: int) -> Partial | None:
-        unread += sum(not each.link for each in scan.refused)
-        if not scan.ended:
-            return Partial(len(scan.seen) - behind, None, unread)
-        if self._runner.has_vanished(scan):
+    def _go_through(self, folders: list[str], is_late: Callable[[], bool]) -> tuple[bool, set[str]]:
+        """Look through all folders that changed or may have; whether that came to its end, and which it came to."""
+        met: set[str] = set()
+        waiting = folders[::-1]
+        while waiting:
+            folder = waiting.pop()
+            if not self._is_settled(folder) and (is_late() or not self._look_through(folder, is_late)):
+                return False, met
+            met.add(folder)
+            waiting.extend(reversed(self._folders[folder].deeper))
+        return True, met
+
+    def _is_settled(self, folder: str) -> bool:
+        seen = self._folders.get(folder)
+        if seen is None or seen.times is None or seen.unread:
+            return False
+        if self._clock.wall_ms() - seen.newest_ms < _HOT_MS:
+            return False
+        return self._files.folder(f"{self._home.path}/{folder}", op="layout.look") == seen.times
+
+    def _sweep(self, begun_ms: int, is_enough: Callable[[], bool]) -> None:
+        """List folders again that show no change, as many as there is time for, each at most once in a look."""
+        for folder in [folder for folder, seen in self._folders.items() if seen.at_ms < begun_ms]:
+            if is_enough() or not self._look_through(folder, is_enough):
+                return
+
+    def _look_through(self, folder: str, is_late: Callable[[], bool]) -> bool:
+        """List a folder and fold what moved in it; whether all of it was."""
+        times = self._files.folder(f"{self._home.path}/{folder}", op="layout.look")
+        now_ms, at_ms = self._clock.wall_ms(), self._clock.boot_ms()
+        listing = list_folder(self._home, folder, self._files)
+        compared = self._runner.compare(folder, listing)
+        unread = self._fold(compared.stale, is_late)
+        if unread is None:
+            return False
+        self._note_gone(compared.gone, compared.restored, moved=bool(compared.stale))
+        unread += sum(not each.link for each in listing.refused)
+        newest_ms = max((each.stat.mtime_ns // 1_000_000 for each in listing.found), default=0)
+        changed_ms = now_ms if times is None else max(times.mtime_ns, times.ctime_ns) // 1_000_000
+        is_sure = times is not None and now_ms - changed_ms >= _SETTLED_MS
+        self._folders.pop(folder, None)
+        self._folders[folder] = _Seen(
+            times if is_sure else None, listing.deeper, len(listing.found), unread, newest_ms, at_ms
+        )
+        return True
+
+    def _note_gone(self, gone: list[str], restored: list[str], *, moved: bool) -> None:
+        self._gone.update(gone)
+        self._gone.difference_update(restored)
+        if gone or restored or (moved and self._gone):
             with self._database.write() as transaction:
-                self._runner.note_vanished(scan, transaction)
-        if behind or unread:
-            return Partial(len(scan.seen) - behind, len(scan.seen), unread)
-        return None
+                self._runner.note_gone(transaction, sorted(self._gone), fresh=gone, restored=restored)
+
+    def _fold(self, stale: list[Stale], is_late: Callable[[], bool]) -> int | None:
+        """Bring these up to date, a batch at a time; how many could not be read, None where there was no time for all."""
+        unread = at = 0
+        while at < len(stale):
+            if at and is_late():
+                return None
+            end, size = at, 0
+            while end < len(stale) and end - at < _BATCH and size < _BATCH_BYTES:
+                size += stale[end].found.stat.size
+                end += 1
+            jobs = self._runner.jobs(stale[at:end])
+            done = list(self._runner.do(jobs))
+            self._runner.write(done, {job.path: job for job in jobs})
+            unread += sum(each.reason is not None for each in done)
+            at = end
+        return unread
+
+
+def _never() -> bool:
+    return False

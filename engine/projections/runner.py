@@ -26,7 +26,7 @@ from engine.projections.threads import Threads, stream_of
 from engine.projections.worker import Done, Hand, Job
 from engine.stores import watermarks
 from engine.stores.files import Files, FileStat
-from engine.stores.layout import Found, Home, Refused, locate, walk
+from engine.stores.layout import Found, Home, Listing, Refused, locate, walk
 from engine.stores.sqlite import Database, Transaction, Value
 from engine.stores.watermarks import Watermark
 
@@ -39,6 +39,19 @@ class Stale(NamedTuple):
 
     found: Found
     known: bool
+
+
+def is_current(
+    marks: Mapping[str, tuple[int, FileStat]] | None, stat: FileStat, versions: Mapping[str, int]
+) -> bool:
+    """Whether every projection has followed a rollout to where it stands, as far as its stat tells."""
+    if marks is None:
+        return False
+    for name, version in versions.items():
+        mark = marks.get(name)
+        if mark is None or mark[0] < version or (mark[0] == version and mark[1] != stat):
+            return False
+    return True
 
 
 class Scan:
@@ -76,7 +89,7 @@ class Scan:
                 self.seen.add(each.path)
                 self.bytes_seen += each.stat.size
                 marks = self._known.get(each.path)
-                if self._every or not self._is_current(marks, each.stat):
+                if self._every or not is_current(marks, each.stat, self._versions):
                     yield Stale(each, marks is not None)
             if self._stop is not None and self._stop():
                 return
@@ -95,14 +108,13 @@ class Scan:
         except OSError:
             return False  # its folder cannot be read: nothing is known about it
 
-    def _is_current(self, marks: Mapping[str, tuple[int, FileStat]] | None, stat: FileStat) -> bool:
-        if marks is None:
-            return False
-        for name, version in self._versions.items():
-            mark = marks.get(name)
-            if mark is None or mark[0] < version or (mark[0] == version and mark[1] != stat):
-                return False
-        return True
+
+class Compared(NamedTuple):
+    """One folder beside what the tables know of it: what is stale, whose file is gone since, and whose is back."""
+
+    stale: list[Stale]
+    gone: list[str]
+    restored: list[str]
 
 
 @dataclass(slots=True)
@@ -132,6 +144,7 @@ class Runner:
         self._options = options
         self._clock = clock
         self._files = files
+        self._versions = {projection.name: projection.version for projection in projections}
         self._hand = Hand(home, projections, options, files)
         self.counters = RunnerCounters()
 
@@ -140,8 +153,23 @@ class Runner:
         with self._database.read() as transaction:
             known = watermarks.load_stats(transaction)
             flagged = {path for (path,) in transaction.rows(_MISSING)}
-        versions = {name: projection.version for name, projection in self._projections.items()}
-        return Scan(self._home, self._files, known, flagged, versions, every=every, stop=stop)
+        return Scan(self._home, self._files, known, flagged, self._versions, every=every, stop=stop)
+
+    def compare(self, folder: str, listing: Listing) -> Compared:
+        """What is to be done about one folder, folders that vanished from it included."""
+        with self._database.read() as transaction:
+            known, deeper = watermarks.load_folder(transaction, folder)
+            lost = [path for name in deeper - set(listing.deeper) for path in watermarks.load_below(transaction, name)]
+        compared = Compared([], [], [])
+        there = {each.path for each in listing.found}
+        for each in listing.found:
+            kept = known.get(each.path)
+            if not is_current(None if kept is None else kept.marks, each.stat, self._versions):
+                compared.stale.append(Stale(each, kept is not None))
+        lost += [path for path, kept in known.items() if path not in there and not kept.missing]
+        compared.gone.extend(path for path in lost if self._is_gone(path))
+        compared.restored.extend(path for path in there & known.keys() if known[path].missing)
+        return compared
 
     def jobs(self, stale: Sequence[Stale], *, anew: bool = False) -> list[Job]:
         """What is to be done for these streams; `anew` folds from the beginning whatever the watermark says."""
@@ -219,6 +247,12 @@ class Runner:
         transaction.run("DELETE FROM streams WHERE path NOT IN (SELECT stream FROM watermarks)")
         transaction.run("DELETE FROM threads WHERE id NOT IN (SELECT thread_id FROM streams WHERE records > 0)")
         transaction.run("DELETE FROM set_aside WHERE stream NOT IN (SELECT stream FROM watermarks)")
+
+    def _is_gone(self, path: str) -> bool:
+        try:
+            return locate(self._home, path, self._files) is None
+        except OSError:
+            return False  # its folder cannot be read: nothing is known about it
 
     def _own(self, marks: Mapping[str, Watermark]) -> dict[str, Watermark]:
         return {name: mark for name, mark in marks.items() if name in self._projections}

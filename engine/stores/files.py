@@ -73,6 +73,14 @@ class Files:
             return None
         return _stat(found) if stat_module.S_ISREG(found.st_mode) else None
 
+    def folder(self, path: str, *, op: str) -> FileStat | None:
+        """What the folder at `path` is, links followed, or None where there is none; its times move with its names."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return _stat(found) if stat_module.S_ISDIR(found.st_mode) else None
+
     def kind(self, path: str, *, op: str, follow: bool = False) -> str | None:
         """`file`, `folder`, `link`, `other`, or None where there is nothing."""
         try:

@@ -186,12 +186,29 @@ def parse_path(path: str) -> RolloutName | None:
     return parse_name(path.rpartition("/")[2])
 
 
+class Listing(NamedTuple):
+    """What is in one folder, newest first: rollouts, names that cannot be used, and folders (as paths)."""
+
+    found: list[Found]
+    refused: list[Refused]
+    deeper: list[str]
+
+
 def walk(home: Home, files: Files) -> Iterator[list[Found] | Refused]:
     """All rollouts of a home, a list a folder, newest first: `sessions` by descending path, then `archived_sessions`.
 
     Folders are listed when they are reached, so a caller may stop early. A root that is itself a symbolic link is
     followed (the owner of the home laid it so); no link below a root is. What cannot be used comes as `Refused`.
     """
+    for root in roots(home, files):
+        if isinstance(root, Refused):
+            yield root
+        else:
+            yield from _walk_folder(home, root, files)
+
+
+def roots(home: Home, files: Files) -> Iterator[str | Refused]:
+    """The folders in which rollouts are, as far as they are there."""
     for root in ROOTS:
         path = f"{home.path}/{root}"
         try:
@@ -200,11 +217,36 @@ def walk(home: Home, files: Files) -> Iterator[list[Found] | Refused]:
             yield Refused(root, f"it cannot be reached: {error.strerror}")
             continue
         if kind == "folder":
-            yield from _walk_folder(home, root, files, 0)
+            yield root
         elif kind == "link":
             yield Refused(root, "it is a symbolic link to nothing")
         elif kind is not None:
             yield Refused(root, f"it is a {kind}, not a folder")
+
+
+def list_folder(home: Home, folder: str, files: Files) -> Listing:
+    """What is in one folder of a home. One that cannot be read, or that is nested too deep, is refused itself."""
+    try:
+        entries = files.scan(f"{home.path}/{folder}", op="layout.scan")
+    except OSError as error:
+        return Listing([], [Refused(_shown(folder), f"the folder cannot be read: {error.strerror}")], [])
+    # A folder or a link of the plain name is no rollout, so it hides none.
+    plain = {entry.name for entry in entries if entry.stat is not None and entry.name.endswith(".jsonl")}
+    listing = Listing([], [], [])
+    for entry in sorted(entries, key=_by_name, reverse=True):
+        path = f"{folder}/{entry.name}"
+        if entry.kind == "folder":
+            listing.deeper.append(path)
+            continue
+        judged = _judge(path, entry, plain)
+        if isinstance(judged, Found):
+            listing.found.append(judged)
+        elif judged is not None:
+            listing.refused.append(judged)
+    if folder.count("/") >= _FOLDERS_DEEP_MAX and listing.deeper:
+        reason = f"folders are nested deeper than {_FOLDERS_DEEP_MAX}"
+        return listing._replace(refused=[*listing.refused, Refused(_shown(folder), reason)], deeper=[])
+    return listing
 
 
 def locate(home: Home, path: str, files: Files) -> Found | None:
@@ -219,33 +261,13 @@ def locate(home: Home, path: str, files: Files) -> Found | None:
     return None
 
 
-def _walk_folder(home: Home, folder: str, files: Files, depth: int) -> Iterator[list[Found] | Refused]:
-    try:
-        entries = files.scan(f"{home.path}/{folder}", op="layout.scan")
-    except OSError as error:
-        yield Refused(_shown(folder), f"the folder cannot be read: {error.strerror}")
-        return
-    # A folder or a link of the plain name is no rollout, so it hides none.
-    plain = {entry.name for entry in entries if entry.stat is not None and entry.name.endswith(".jsonl")}
-    found: list[Found] = []
-    deeper: list[str] = []
-    for entry in sorted(entries, key=_by_name, reverse=True):
-        path = f"{folder}/{entry.name}"
-        if entry.kind == "folder":
-            deeper.append(path)
-            continue
-        judged = _judge(path, entry, plain)
-        if isinstance(judged, Found):
-            found.append(judged)
-        elif judged is not None:
-            yield judged
-    if found:
-        yield found
-    if depth >= _FOLDERS_DEEP_MAX and deeper:
-        yield Refused(_shown(folder), f"folders are nested deeper than {_FOLDERS_DEEP_MAX}")
-        return
-    for path in deeper:
-        yield from _walk_folder(home, path, files, depth + 1)
+def _walk_folder(home: Home, folder: str, files: Files) -> Iterator[list[Found] | Refused]:
+    listing = list_folder(home, folder, files)
+    yield from listing.refused
+    if listing.found:
+        yield listing.found
+    for path in listing.deeper:
+        yield from _walk_folder(home, path, files)
 
 
 def _judge(path: str, entry: Entry, plain: set[str]) -> Found | Refused | None:

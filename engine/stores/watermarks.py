@@ -8,9 +8,10 @@ since, so a restored, replaced, moved, re-timed or rewritten file is seen.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -109,6 +110,47 @@ def load_stats(transaction: Transaction) -> dict[str, dict[str, tuple[int, FileS
     return known
 
 
+class Kept(NamedTuple):
+    """A stream as the tables know it: version and stat by projection, and whether its file is known to be gone."""
+
+    marks: dict[str, tuple[int, FileStat]]
+    missing: bool
+
+
+def load_folder(transaction: Transaction, folder: str) -> tuple[dict[str, Kept], set[str]]:
+    """The streams that are known directly in a folder, and the folders in it below which some are (as paths).
+
+    What lies in those is passed over, not read.
+    """
+    streams: dict[str, Kept] = {}
+    deeper: set[str] = set()
+    start: str | None = f"{folder}/"
+    while start is not None:
+        start = _load_until_deeper(transaction, folder, start, streams, deeper)
+    return streams, deeper
+
+
+def _load_until_deeper(
+    transaction: Transaction, folder: str, start: str, streams: dict[str, Kept], deeper: set[str]
+) -> str | None:
+    """Read on from a path; where to go on behind the folder that was met, None at the end."""
+    named = {"start": start, "end": f"{folder}{_BEHIND_SLASH}"}
+    with contextlib.closing(transaction.rows(_IN_FOLDER, named)) as rows:
+        for stream, projection, version, missing, *stat in rows:
+            name, slash, _ = stream[len(folder) + 1 :].partition("/")
+            if slash:
+                deeper.add(f"{folder}/{name}")
+                return f"{folder}/{name}{_BEHIND_SLASH}"
+            streams.setdefault(stream, Kept({}, bool(missing))).marks[projection] = (version, FileStat(*stat))
+    return None
+
+
+def load_below(transaction: Transaction, folder: str) -> list[str]:
+    """The streams anywhere below a folder whose files are not known to be gone."""
+    named = {"start": f"{folder}/", "end": f"{folder}{_BEHIND_SLASH}"}
+    return [stream for (stream,) in transaction.rows(_BELOW, named)]
+
+
 def advance(transaction: Transaction, marks: Iterable[tuple[str, str, Watermark]]) -> None:
     """Store watermarks (stream, projection, mark), new or moved. The caller compared them in this same transaction."""
     transaction.run_many(
@@ -135,3 +177,19 @@ def drop(transaction: Transaction, streams: Iterable[str]) -> None:
 
 def _grown_in_place(then: FileStat, now: FileStat) -> bool:
     return then.device == now.device and then.inode == now.inode and then.size < now.size
+
+
+_BEHIND_SLASH = chr(ord("/") + 1)
+"""What lies in a folder lies between its name with a slash and its name with this."""
+
+_IN_FOLDER = """
+    SELECT watermarks.stream, projection, version, streams.missing_since_ms IS NOT NULL,
+    device, inode, size, mtime_ns, ctime_ns
+    FROM watermarks LEFT JOIN streams ON streams.path = watermarks.stream
+    WHERE watermarks.stream >= :start AND watermarks.stream < :end ORDER BY watermarks.stream
+"""
+
+_BELOW = """
+    SELECT DISTINCT watermarks.stream FROM watermarks JOIN streams ON streams.path = watermarks.stream
+    WHERE watermarks.stream >= :start AND watermarks.stream < :end AND streams.missing_since_ms IS NULL
+"""
