@@ -42,13 +42,14 @@ from engine.writers import Writers
 
 
 class ThreadPage(Struct, frozen=True, kw_only=True):
-    """A page of threads. `partial` is None where the rows cover every file; `total` and `hidden` where asked for."""
+    """A page of threads. `partial` is None where the rows cover every file; the counts unless asked for, see `Page`."""
 
     threads: list[ThreadRow]
     next_cursor: str | None
     backwards_cursor: str | None
     total: int | None
     hidden: int | None
+    hidden_by: dict[str, int] | None
     partial: Partial | None
 
 
@@ -117,13 +118,18 @@ class Threads:
         cwd: str | Sequence[str] | None = None,
         source: str | Sequence[str] | None = None,
         model_provider: str | Sequence[str] | None = None,
+        model: str | Sequence[str] | None = None,
+        parent_thread_id: str | None = None,
+        ancestor_thread_id: str | None = None,
+        has_preview: bool | None = None,
         search: str | None = None,
         counts: bool = False,
     ) -> ThreadPage:
         """A page of threads; `limit` 0 is all of them. No filter applies that is not given.
 
-        `archived` None lists both; `cwd`, `source` and `model_provider` take one value or several; `search` is part of the
-        title, preview or first message, whatever its case. Raises `InvalidRequest`, `InvalidCursor`, `StoreError`.
+        `archived` None lists both; `cwd`, `source`, `model_provider` and `model` take one value or several, and the source
+        `subagent` is every kind of sub-agent; a parent's are its children, an ancestor's all below it; `search` is part of
+        the title, preview, first message or name, whatever its case. Raises `InvalidRequest`, `InvalidCursor`, `StoreError`.
         """
         query = ThreadQuery(
             limit=limit,
@@ -134,6 +140,10 @@ class Threads:
             cwds=_several(cwd),
             sources=_several(source),
             model_providers=_several(model_provider),
+            models=_several(model),
+            parent_thread_id=parent_thread_id,
+            ancestor_thread_id=ancestor_thread_id,
+            has_preview=has_preview,
             search=search,
             counts=counts,
         )
@@ -251,6 +261,7 @@ class Threads:
             backwards_cursor=page.backwards_cursor,
             total=page.total,
             hidden=page.hidden,
+            hidden_by=page.hidden_by,
             partial=partial,
         )
 

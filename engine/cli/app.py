@@ -195,13 +195,24 @@ def threads_list(
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option("--source", metavar="NAME", help="Begun by this program, as cli or vscode; may be repeated."),
+        typer.Option("--source", metavar="NAME", help="Begun by this, as cli, vscode or subagent; may be repeated."),
     ] = None,
     provider: Annotated[
         list[str] | None, typer.Option("--provider", metavar="NAME", help="Of this model provider; may be repeated.")
     ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="Last run with this model; may be repeated.")
+    ] = None,
+    parent: Annotated[str | None, typer.Option("--parent", metavar="ID", help="Spawned by this thread.")] = None,
+    ancestor: Annotated[
+        str | None, typer.Option("--ancestor", metavar="ID", help="Spawned by this thread, or by one below it.")
+    ] = None,
+    preview: Annotated[
+        bool | None,
+        typer.Option("--with-preview/--without-preview", help="With, or without, anything to show of them."),
+    ] = None,
     search: Annotated[
-        str | None, typer.Option("--search", metavar="TEXT", help="Part of the title, preview or first message.")
+        str | None, typer.Option("--search", metavar="TEXT", help="Part of the title, preview, first message or name.")
     ] = None,
     home: Home = None,
     state_dir: StateDir = None,
@@ -212,7 +223,18 @@ def threads_list(
     It waits for no back-fill: where files are not indexed yet, a line on standard error says how many.
     """
     asked = _asked(context, Asked(home, state_dir, as_json))
-    wanted = commands.Wanted(limit, cursor, sort.value, asc, archived, cwd, source, provider, search)
+    filters = {
+        "archived": archived,
+        "cwd": cwd or None,
+        "source": source or None,
+        "model_provider": provider or None,
+        "model": model or None,
+        "parent_thread_id": parent,
+        "ancestor_thread_id": ancestor,
+        "has_preview": preview,
+        "search": search,
+    }
+    wanted = commands.Wanted(limit, cursor, sort.value, asc, filters)
     _answer(asked, commands.list_threads(asked, wanted))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -73,11 +73,8 @@ class Wanted(NamedTuple):
     cursor: str | None
     sort_key: SortKey
     ascending: bool
-    archived: bool | None
-    cwds: Sequence[str] | None
-    sources: Sequence[str] | None
-    providers: Sequence[str] | None
-    search: str | None
+    filters: Mapping[str, Any]
+    """As `Threads.list` has them; a list is of one or more values."""
 
 
 def list_threads(asked: Asked, wanted: Wanted) -> Answer:
@@ -88,12 +85,8 @@ def list_threads(asked: Asked, wanted: Wanted) -> Answer:
             cursor=wanted.cursor,
             sort_key=wanted.sort_key,
             sort_direction="asc" if wanted.ascending else "desc",
-            archived=wanted.archived,
-            cwd=_several(wanted.cwds, "--cwd", folder),
-            source=_several(wanted.sources, "--source", text),
-            model_provider=_several(wanted.providers, "--provider", text),
-            search=None if wanted.search is None else text(wanted.search, "--search"),
             counts=True,
+            **{name: _wanted(name, value) for name, value in wanted.filters.items()},
         )
         kept = engine.state_dir is not None
     if page.partial is not None:
@@ -135,9 +128,17 @@ def _tables() -> Any:
     return tables
 
 
-def _several(values: Sequence[str] | None, name: str, check: Callable[[str, str], str]) -> Sequence[str] | None:
-    """An option that may be given more than once; not given at all, it filters nothing."""
-    return [text(check(value, name), name) for value in values] if values else None
+def _wanted(name: str, value: Any) -> Any:
+    """A filter's value, checked: text that a row can hold, and folders that are whole."""
+    option = _OPTIONS.get(name, f"--{name}")
+    if isinstance(value, str):
+        return text(value, option)
+    if isinstance(value, Sequence):
+        return [text(folder(each, option) if name == "cwd" else each, option) for each in value]
+    return value
+
+
+_OPTIONS = {"model_provider": "--provider", "parent_thread_id": "--parent", "ancestor_thread_id": "--ancestor"}
 
 
 def _cores() -> int:

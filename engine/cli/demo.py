@@ -28,7 +28,7 @@ _DAYS = 20
 _SEED = 7
 _RECORDS_MIN = 8
 _DAY_MS = 86_400_000
-_LIST = commands.Wanted(6, None, "updated_at", False, None, None, None, None, None)
+_LIST = commands.Wanted(6, None, "updated_at", False, {})
 """What `threads list --limit 6` asks for."""
 
 

@@ -119,7 +119,8 @@ def show_page(console: Console, page: ThreadPage) -> None:
         more = [f"{row.tokens_used:,}", plain(os.path.basename(row.cwd or "") or row.cwd or "-")] if wide else []
         table.add_row(row.id, ago(row.updated_at_ms, now), *more, _title(row))
     console.print(table)
-    hidden = f" ({page.hidden:,} hidden by filters)" if page.hidden else ""
+    by = [f"{name} {count:,}" for name, count in (page.hidden_by or {}).items() if count]
+    hidden = f" ({page.hidden:,} hidden by filters{': ' + ', '.join(by) if len(by) > 1 else ''})" if page.hidden else ""
     console.print(f"{len(page.threads):,} of {_many(page.total or 0, 'thread')}{hidden}", style="dim")
     if page.next_cursor is not None:
         console.print(f"next page: --cursor {page.next_cursor}", style="dim", soft_wrap=True)

@@ -41,9 +41,7 @@ class Stale(NamedTuple):
     known: bool
 
 
-def is_current(
-    marks: Mapping[str, tuple[int, FileStat]] | None, stat: FileStat, versions: Mapping[str, int]
-) -> bool:
+def is_current(marks: Mapping[str, tuple[int, FileStat]] | None, stat: FileStat, versions: Mapping[str, int]) -> bool:
     """Whether every projection has followed a rollout to where it stands, as far as its stat tells."""
     if marks is None:
         return False

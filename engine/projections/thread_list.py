@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from engine.errors import InvalidCursor, InvalidRequest
 from engine.projections.threads import COLUMNS
+from engine.stores.layout import is_id
 from engine.stores.sqlite import Transaction, Value
 
 SortKey = Literal["created_at", "updated_at", "recency_at"]
@@ -81,18 +82,26 @@ class ThreadQuery(Struct, frozen=True, kw_only=True):
     cwds: Sequence[str] | None = None
     sources: Sequence[str] | None = None
     model_providers: Sequence[str] | None = None
+    models: Sequence[str] | None = None
+    parent_thread_id: str | None = None
+    ancestor_thread_id: str | None = None
+    has_preview: bool | None = None
     search: str | None = None
     counts: bool = False
 
 
 class Page(Struct, frozen=True, kw_only=True):
-    """One page. `total` matches the filters, `hidden` does not; both None unless counts were asked for."""
+    """One page. `total` matches the filters, `hidden` does not; `hidden_by` tells how many each filter alone hides.
+
+    All three are None unless counts were asked for.
+    """
 
     threads: list[ThreadRow]
     next_cursor: str | None
     backwards_cursor: str | None
     total: int | None
     hidden: int | None
+    hidden_by: dict[str, int] | None
 
 
 _INTEGER_MAX = (1 << 63) - 1
@@ -109,8 +118,9 @@ class _Cursor(Struct, frozen=True, array_like=True):
 def list_threads(transaction: Transaction, query: ThreadQuery) -> Page:
     """A page of threads. Raises `InvalidRequest` and `InvalidCursor`."""
     _check(query)
-    where, values = _filters(query)
-    counted = _count(transaction, where, values) if query.counts else (None, None)
+    filters, values = _filters(query)
+    counted = _count(transaction, filters, values) if query.counts else _Counted(None, None, None)
+    where = list(filters.values())
     key = f"threads.{query.sort_key}_ms"
     if query.cursor is not None:
         cursor = _decode_cursor(query.cursor, query.sort_key)
@@ -127,8 +137,9 @@ def list_threads(transaction: Transaction, query: ThreadQuery) -> Page:
         threads=rows,
         next_cursor=_encode_cursor(rows[-1], query.sort_key, inclusive=False) if more else None,
         backwards_cursor=_encode_cursor(rows[0], query.sort_key, inclusive=True) if rows else None,
-        total=counted[0],
-        hidden=counted[1],
+        total=counted.total,
+        hidden=counted.hidden,
+        hidden_by=counted.hidden_by,
     )
 
 
@@ -182,32 +193,68 @@ def _check(query: ThreadQuery) -> None:
         raise InvalidRequest(f"There is no sort key {query.sort_key!r}.", hint=f"Use one of {', '.join(SORT_KEYS)}.")
     if query.sort_direction not in SORT_DIRECTIONS:
         raise InvalidRequest(f"There is no sort direction {query.sort_direction!r}.", hint="Use asc or desc.")
+    if query.parent_thread_id is not None and query.ancestor_thread_id is not None:
+        raise InvalidRequest("A parent and an ancestor are not both asked for.", hint="Give one of them.")
+    for thread_id in (query.parent_thread_id, query.ancestor_thread_id):
+        if thread_id is not None and not is_id(thread_id):
+            raise InvalidRequest(f"{thread_id!r} is not a thread id.", hint="Thread ids are UUIDs.")
 
 
-def _filters(query: ThreadQuery) -> tuple[list[str], dict[str, Value]]:
-    where: list[str] = [_NOT_DISMISSED]
+def _filters(query: ThreadQuery) -> tuple[dict[str, str], dict[str, Value]]:
+    """The conditions, by the name of what was asked for, and what is bound in them."""
+    where: dict[str, str] = {"dismissed": _NOT_DISMISSED}
     values: dict[str, Value] = {}
     if query.archived is not None:
-        where.append("threads.archived = :archived")
+        where["archived"] = "threads.archived = :archived"
         values["archived"] = int(query.archived)
-    for column, wanted in (("cwd", query.cwds), ("source", query.sources), ("model_provider", query.model_providers)):
-        if wanted is not None:
-            where.append(f"threads.{column} IN (SELECT value FROM json_each(:{column}))")  # noqa: S608 - names of ours
-            values[column] = msgspec.json.encode(list(wanted)).decode()
+    for column, wanted in _several(query):
+        where[column] = f"threads.{column} IN (SELECT value FROM json_each(:{column}))"  # noqa: S608 - names of ours
+        values[column] = msgspec.json.encode(list(wanted)).decode()
+    if query.sources is not None and SUBAGENT in query.sources:
+        where["source"] = f"({where['source']} OR {_OF_SUBAGENT})"
+    if query.parent_thread_id is not None:
+        where["parent_thread_id"] = "threads.parent_thread_id = :parent"
+        values["parent"] = query.parent_thread_id.lower()
+    if query.ancestor_thread_id is not None:
+        where["ancestor_thread_id"] = f"threads.id IN ({_BELOW})"
+        values["ancestor"] = query.ancestor_thread_id.lower()
+    if query.has_preview is not None:
+        where["has_preview"] = "(coalesce(threads.preview, '') <> '') = :has_preview"
+        values["has_preview"] = int(query.has_preview)
     if query.search:
-        where.append(_FOUND)
+        where["search"] = _FOUND
         values["search"] = query.search.casefold()
     return where, values
+
+
+def _several(query: ThreadQuery) -> Iterator[tuple[str, Sequence[str]]]:
+    """The filters that take several values, by column."""
+    for column, wanted in (
+        ("cwd", query.cwds),
+        ("source", query.sources),
+        ("model_provider", query.model_providers),
+        ("model", query.models),
+    ):
+        if wanted is not None:
+            yield column, wanted
 
 
 def _where(conditions: Sequence[str]) -> str:
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
-def _count(transaction: Transaction, where: Sequence[str], values: dict[str, Value]) -> tuple[int, int]:
-    (everything,) = transaction.row("SELECT count(*) FROM threads") or (0,)
-    (total,) = transaction.row(f"SELECT count(*) {_FROM} {_where(where)}", values) or (0,)
-    return total, everything - total
+class _Counted(NamedTuple):
+    total: int | None
+    hidden: int | None
+    hidden_by: dict[str, int] | None
+
+
+def _count(transaction: Transaction, filters: Mapping[str, str], values: dict[str, Value]) -> _Counted:
+    hides = ", ".join(f"coalesce(sum(NOT coalesce({condition}, 0)), 0)" for condition in filters.values())
+    met = " AND ".join(f"coalesce({condition}, 0)" for condition in filters.values())
+    sql = f"SELECT count(*), coalesce(sum({met}), 0), {hides} {_FROM}"
+    everything, total, *hidden = transaction.row(sql, values) or (0, 0)
+    return _Counted(total, everything - total, dict(zip(filters, hidden, strict=False)))
 
 
 def _encode_cursor(row: ThreadRow, sort_key: str, *, inclusive: bool) -> str:
@@ -244,6 +291,19 @@ _NAME = """iif(
 """Two streams may name a thread: the later record counts, also one that takes the name away."""
 
 _FOUND = f"instr(casefold(concat_ws(char(31), title, preview, first_user_message, {_NAME})), :search)"
+
+SUBAGENT = "subagent"
+"""As a source it stands for every kind of sub-agent, whose sources are JSON."""
+
+_OF_SUBAGENT = """threads.source LIKE '{"subagent"%'"""
+
+_BELOW = """
+    WITH RECURSIVE below (id) AS (
+        SELECT id FROM threads WHERE parent_thread_id = :ancestor
+        UNION SELECT threads.id FROM below JOIN threads ON threads.parent_thread_id = below.id
+    ) SELECT id FROM below
+"""
+"""Children and theirs; UNION ends cycles."""
 
 _FROM = """FROM threads LEFT JOIN facts ON facts.thread_id = threads.id
     LEFT JOIN index_names ON index_names.thread_id = threads.id"""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Transaction:
         self._cursors: set[apsw.Cursor] = set()
         self._ended = False
 
-    def rows(self, sql: str, values: Values = ()) -> Iterator[Row]:
+    def rows(self, sql: str, values: Values = ()) -> Generator[Row]:
         """The rows of a query, one at a time; ends with the transaction."""
         with self._link.translated("read"):
             cursor = self._cursor()

@@ -15,7 +15,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-_ANSWERS: dict[str, object] = {"folder": None, "read_small": None, "read_all": None, "read_link": None, "writable": False}
+_ANSWERS: dict[str, object] = {
+    "folder": None,
+    "read_small": None,
+    "read_all": None,
+    "read_link": None,
+    "writable": False,
+}
 """What methods that never raise answer where the operating system fails."""
 
 _ABSENT_IS_NONE = frozenset({"stat", "kind", "remove"})

@@ -219,7 +219,15 @@ def test_a_deep_audit_sees_a_record_that_an_audit_by_sight_passes_over(run: Run,
 
 def test_a_list_has_every_column_and_null_where_nothing_is_known(run: Run, home: Path) -> None:
     page = run("--home", home, "threads", "list", "--json").document
-    assert list(page) == ["threads", "next_cursor", "backwards_cursor", "total", "hidden", "partial"]
+    assert list(page) == [
+        "threads",
+        "next_cursor",
+        "backwards_cursor",
+        "total",
+        "hidden",
+        "hidden_by",
+        "partial",
+    ]
     assert [list(row) for row in page["threads"]] == [COLUMNS] * 3
     newest = page["threads"][0]
     assert newest["rollout_path"] == str(rollout(home, NEW))
@@ -246,6 +254,11 @@ def test_a_list_has_every_column_and_null_where_nothing_is_known(run: Run, home:
         (("--source", "cli", "--source", "exec"), [NEW, OLD]),
         (("--provider", "local"), [MIDDLE]),
         (("--search", "pAiNt"), [MIDDLE, OLD]),
+        (("--with-preview",), [NEW, MIDDLE, OLD]),
+        (("--without-preview",), []),
+        (("--ancestor", NEW), []),
+        (("--parent", NEW), []),
+        (("--model", "no such model"), []),
         (("--search", "paint", "--cwd", "/srv/shop"), [OLD]),
     ],
 )

@@ -231,6 +231,8 @@ def test_a_foreign_cursor_is_refused_with_a_hint(opened, cursor):
         {"sort_key": "id"},
         {"sort_direction": "up"},
         {"sort_key": "id; --"},
+        {"parent_thread_id": "x"},
+        {"parent_thread_id": thread_id(1), "ancestor_thread_id": thread_id(1)},
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused_with_a_hint(opened, query):
@@ -271,10 +273,48 @@ def test_filters_are_met_all_at_once_and_counted(home, opened):
     assert asked(cwd="' OR 1=1 --") == []
 
 
+def spawned(parent):
+    return {"subagent": {"thread_spawn": {"parent_thread_id": thread_id(parent), "depth": 1}}}
+
+
+def test_children_are_found_by_their_parent_and_all_below_by_their_ancestor(home, opened):
+    """5 and 6 name each other: the walk down ends all the same."""
+    put(home, 1)
+    for number, parent in ((2, 1), (3, 1), (4, 2), (5, 6), (6, 5)):
+        put(home, number, source=spawned(parent))
+    assert sorted(numbers(opened.threads.list(parent_thread_id=thread_id(1)))) == [2, 3]
+    assert sorted(numbers(opened.threads.list(ancestor_thread_id=thread_id(1).upper()))) == [2, 3, 4]
+    assert sorted(numbers(opened.threads.list(ancestor_thread_id=thread_id(5)))) == [5, 6]
+    assert numbers(opened.threads.list(parent_thread_id=thread_id(9))) == []
+    assert sorted(numbers(opened.threads.list(source="subagent"))) == [2, 3, 4, 5, 6]
+    assert sorted(numbers(opened.threads.list(source=["subagent", "cli"]))) == [1, 2, 3, 4, 5, 6]
+
+
+def test_threads_are_found_by_model_and_by_whether_there_is_anything_to_show(home, opened):
+    put(home, 1, said="hello")
+    path = put(home, 2)
+    with path.open("ab") as file:
+        file.write(line(0, "turn_context", {"cwd": "/a", "model": "m2", "approval_policy": "never"}))
+    assert numbers(opened.threads.list(model="m2")) == [2]
+    assert numbers(opened.threads.list(has_preview=True)) == [1]
+    assert numbers(opened.threads.list(has_preview=False)) == [2]
+
+
+def test_it_is_told_how_many_each_filter_alone_hides(home, opened):
+    put(home, 1, archived=True)
+    put(home, 2, cwd="/b")
+    put(home, 3, cwd="/b", model_provider="azure")
+    put(home, 4, said="a bug")
+    page = opened.threads.list(counts=True, archived=False, cwd="/b", model_provider="azure")
+    assert (numbers(page), page.total, page.hidden) == ([3], 1, 3)
+    assert page.hidden_by == {"dismissed": 0, "archived": 1, "cwd": 2, "model_provider": 3}
+    assert opened.threads.list(counts=True, has_preview=True).hidden_by == {"dismissed": 0, "has_preview": 3}
+
+
 def test_counts_are_told_where_they_are_asked_for_alone(home, opened):
     put(home, 1)
     page = opened.threads.list()
-    assert (page.total, page.hidden) == (None, None)
+    assert (page.total, page.hidden, page.hidden_by) == (None, None, None)
 
 
 def test_a_cursor_changes_no_count(home, opened):
