@@ -87,6 +87,7 @@ class Threads:
         files: Files,
     ) -> None:
         self._home = home
+        self._root = home.absolute("")
         self._database = database
         self._fresh = fresh
         self._checker = checker
@@ -147,14 +148,16 @@ class Threads:
             search=search,
             counts=counts,
         )
-        page, partial = self._fresh.ask(lambda transaction: list_threads(transaction, query))
+        page, partial = self._fresh.ask(lambda transaction: list_threads(transaction, query, self._root))
         return self._answer(page, partial)
 
     def get(self, thread_id: str) -> ThreadRow | None:
         """One thread's row, or None where no thread has the id. Raises `InvalidRequest` for what is not an id."""
         _check_id(thread_id)
-        row, _ = self._fresh.ask(lambda transaction: get_thread(transaction, thread_id), thread_id=thread_id)
-        return None if row is None else self._absolute(row)
+        row, _ = self._fresh.ask(
+            lambda transaction: get_thread(transaction, thread_id, self._root), thread_id=thread_id
+        )
+        return row
 
     def fetch(self, thread_id: str) -> FetchedThread:
         """One thread from its file, compared with its row. Raises `ThreadNotFound`, `RolloutUnreadable`."""
@@ -177,7 +180,7 @@ class Threads:
                 path=path,
             ) from error
         if checked is None:
-            return self._lost(msgspec.structs.replace(row, missing=True))
+            return self._lost(row)
         return self._compared(stored, row, checked, mark)
 
     def read(self, thread_id: str) -> Iterator[StoredRecord]:
@@ -216,7 +219,7 @@ class Threads:
         if found or rewritten:
             self._note_divergence(row, found)
         return FetchedThread(
-            thread=self._absolute(row_of(checked.row, stored.decided._replace(missing=False))),
+            thread=row_of(checked.row, stored.decided._replace(missing=False), self._root),
             differences=found,
             history_rewritten=rewritten,
             lag_bytes=checked.lag_bytes,
@@ -227,7 +230,7 @@ class Threads:
 
     def _lost(self, row: ThreadRow) -> FetchedThread:
         return FetchedThread(
-            thread=self._absolute(row),
+            thread=msgspec.structs.replace(row, rollout_path=self._root + row.rollout_path, missing=True),
             differences=[],
             history_rewritten=False,
             lag_bytes=0,
@@ -256,7 +259,7 @@ class Threads:
 
     def _answer(self, page: Page, partial: Partial | None) -> ThreadPage:
         return ThreadPage(
-            threads=[self._absolute(row) for row in page.threads],
+            threads=page.threads,
             next_cursor=page.next_cursor,
             backwards_cursor=page.backwards_cursor,
             total=page.total,
@@ -264,9 +267,6 @@ class Threads:
             hidden_by=page.hidden_by,
             partial=partial,
         )
-
-    def _absolute(self, row: ThreadRow) -> ThreadRow:
-        return msgspec.structs.replace(row, rollout_path=self._home.absolute(row.rollout_path))
 
 
 def _several(value: str | Sequence[str] | None) -> Sequence[str] | None:

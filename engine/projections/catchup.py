@@ -19,7 +19,7 @@ from engine.errors import StoreBusy, StoreFull, StoreReadOnly
 from engine.options import Options
 from engine.projections.runner import Runner, Stale
 from engine.stores.files import Files, FileStat
-from engine.stores.layout import Home, Refused, list_folder, roots
+from engine.stores.layout import Home, Refused, find, list_folder, roots
 from engine.stores.sqlite import Database
 
 _BATCH = 32
@@ -100,9 +100,9 @@ class CatchUp:
         return self._partial
 
     def look_for(self, thread_id: str) -> None:
-        """Fold what the rollouts of one thread hold, as their names tell; costs a stat a file."""
-        stale = [each for each in self._runner.scan() if each.found.name.thread_id == thread_id.lower()]
-        self._fold(stale, _never)
+        """Fold what the rollouts of one thread hold, as their names tell."""
+        found = find(self._home, thread_id.lower(), self._files)
+        self._fold([Stale(each, known=True) for each in found], _never)
 
     def forget(self) -> None:
         """The rows are not those that were looked at: look anew."""

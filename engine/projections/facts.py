@@ -22,7 +22,7 @@ from engine.errors import HomeUnreadable
 from engine.events.record import time_ms
 from engine.options import Options
 from engine.stores.digests import BLOCK_BYTES, tail_digest
-from engine.stores.files import Files
+from engine.stores.files import Files, FileStat
 from engine.stores.journal import Journal
 from engine.stores.layout import Home, is_id
 from engine.stores.rollouts import Located, PlainSource, blocks, line_of, records
@@ -97,6 +97,8 @@ class Facts:
         self._options = options
         self._clock = clock
         self._files = files
+        self._applied: dict[str, list[tuple[str, FileStat | None]]] = {}
+        """How the files of each stream stood when the tables were found to have followed them."""
         self._streams = (
             _Stream("journal", f"{home.state}/journal", self._segments, "DELETE FROM facts", _read_journal),
             _Stream("session_index", home.path, self._index, "DELETE FROM index_names", _read_index),
@@ -106,7 +108,14 @@ class Facts:
         """Apply what both streams hold beyond what was followed; a stat a file where nothing is new."""
         for stream in self._streams:
             with self._named(stream):
-                self._follow(stream)
+                now = [(name, self._files.stat(f"{stream.folder}/{name}", op="facts.stat")) for name in stream.names()]
+                if self._applied.get(stream.key) != now:
+                    self._follow(stream)
+                    self._applied[stream.key] = now
+
+    def forget(self) -> None:
+        """The tables are not those that were written to: ask them again how far they followed."""
+        self._applied.clear()
 
     def rebuild(self) -> None:
         """Apply both streams from their beginning."""

@@ -52,12 +52,13 @@ class Fresh:
                 return self._ask(question, thread_id)
             except _LOST:
                 self._database.replace()
-                self._catch_up.forget()
+                self.forget()
         return self._ask(question, thread_id)
 
     def forget(self) -> None:
         """The files have changed for sure: the next answer looks at them anew."""
         self._catch_up.forget()
+        self._facts.forget()
 
     def _ask(self, question: Callable[[Transaction], _Answer], thread_id: str | None) -> tuple[_Answer, Partial | None]:
         with self._database.waiting_at_most(QUERY_WAIT_MS):

@@ -26,10 +26,11 @@ SORT_KEYS: tuple[SortKey, ...] = ("created_at", "updated_at", "recency_at")
 SORT_DIRECTIONS: tuple[SortDirection, ...] = ("asc", "desc")
 
 
-class ThreadRow(Struct, frozen=True, kw_only=True):
+class ThreadRow(Struct, frozen=True):
     """A thread as a list shows it. Times are Unix milliseconds; None is unknown.
 
-    `rollout_path` is relative to the home until the engine answers, absolute then. `missing` tells that the rollout's
+    Its first fields are those of `COLUMNS`, in their order. `rollout_path` is absolute in answers, relative to the home
+    inside of the engine. `missing` tells that the rollout's
     file is gone. `name` and `archived_at_ms` are what was decided from outside, `memory_mode` is the later of both.
     """
 
@@ -115,8 +116,8 @@ class _Cursor(Struct, frozen=True, array_like=True):
     inclusive: bool
 
 
-def list_threads(transaction: Transaction, query: ThreadQuery) -> Page:
-    """A page of threads. Raises `InvalidRequest` and `InvalidCursor`."""
+def list_threads(transaction: Transaction, query: ThreadQuery, root: str = "") -> Page:
+    """A page of threads, with their paths below `root`. Raises `InvalidRequest` and `InvalidCursor`."""
     _check(query)
     filters, values = _filters(query)
     counted = _count(transaction, filters, values) if query.counts else _Counted(None, None, None)
@@ -130,7 +131,7 @@ def list_threads(transaction: Transaction, query: ThreadQuery) -> Page:
     sql = f"""{_SELECT} {_where(where)} ORDER BY {key} {query.sort_direction}, threads.id {query.sort_direction} LIMIT :limit"""
     values["limit"] = query.limit + 1 if query.limit else -1
     width = len(COLUMNS)
-    rows = [row_of(row[:width], Decided(*row[width:])) for row in transaction.rows(sql, values)]
+    rows = [row_of(row[:width], Decided(*row[width:]), root) for row in transaction.rows(sql, values)]
     more = bool(query.limit) and len(rows) > query.limit
     rows = rows[: query.limit] if more else rows
     return Page(
@@ -166,24 +167,24 @@ def get_stored(transaction: Transaction, thread_id: str) -> Stored | None:
     return None if row is None else Stored(row[: len(COLUMNS)], Decided(*row[len(COLUMNS) :]))
 
 
-def get_thread(transaction: Transaction, thread_id: str) -> ThreadRow | None:
+def get_thread(transaction: Transaction, thread_id: str, root: str = "") -> ThreadRow | None:
     """One thread's row, or None."""
     stored = get_stored(transaction, thread_id)
-    return None if stored is None else row_of(*stored)
+    return None if stored is None else row_of(*stored, root)
 
 
-def row_of(values: Sequence[Any], decided: Decided) -> ThreadRow:
+def row_of(values: Sequence[Any], decided: Decided, root: str = "") -> ThreadRow:
     """The answer: what the rollout says, and what was decided; of two memory modes the later."""
-    named = dict(zip(COLUMNS, values, strict=True))
-    named["archived"] = bool(named["archived"])
-    if decided.memory_mode is not None and (decided.memory_mode_at_ms or 0) >= (named["memory_mode_at_ms"] or 0):
-        named["memory_mode"], named["memory_mode_at_ms"] = decided.memory_mode, decided.memory_mode_at_ms
-    return ThreadRow(
-        **named,
-        missing=bool(decided.missing),
-        name=decided.name,
-        archived_at_ms=decided.archived_at_ms if named["archived"] else None,
-    )
+    fields = list(values)
+    fields[_PATH] = root + fields[_PATH]
+    archived = fields[_ARCHIVED] = bool(fields[_ARCHIVED])
+    if decided.memory_mode is not None and (decided.memory_mode_at_ms or 0) >= (fields[_MODE_AT] or 0):
+        fields[_MODE], fields[_MODE_AT] = decided.memory_mode, decided.memory_mode_at_ms
+    fields += (decided.archived_at_ms if archived else None, decided.name, bool(decided.missing))
+    return ThreadRow(*fields)
+
+
+_PATH, _ARCHIVED, _MODE, _MODE_AT = map(COLUMNS.index, ("rollout_path", "archived", "memory_mode", "memory_mode_at_ms"))
 
 
 def _check(query: ThreadQuery) -> None:

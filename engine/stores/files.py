@@ -109,6 +109,11 @@ class Files:
                         entries.append(Entry(item.name, _kind(item.stat(follow_symlinks=False).st_mode), None))
         return entries
 
+    def names(self, path: str, *, op: str) -> list[tuple[str, bool]]:
+        """All names in a folder, unsorted, and whether each is a folder itself; asks for no stat of any."""
+        with os.scandir(path) as found:
+            return [(item.name, item.is_dir(follow_symlinks=False)) for item in found]
+
     def close(self, fd: int, *, op: str) -> None:
         """Give the descriptor back."""
         os.close(fd)

@@ -249,6 +249,26 @@ def list_folder(home: Home, folder: str, files: Files) -> Listing:
     return listing
 
 
+def find(home: Home, thread_id: str, files: Files) -> list[Found]:
+    """The rollouts whose names are of one thread, by names alone; folders that cannot be read are passed over."""
+    folders = [root for root in roots(home, files) if isinstance(root, str)]
+    paths: set[str] = set()
+    while folders:
+        folder = folders.pop()
+        with contextlib.suppress(OSError):
+            for name, is_folder in files.names(f"{home.path}/{folder}", op="layout.find"):
+                if is_folder and folder.count("/") < _FOLDERS_DEEP_MAX:
+                    folders.append(f"{folder}/{name}")
+                elif thread_id in name.lower() and _is_of(name, thread_id):
+                    paths.add(f"{folder}/{name}".removesuffix(COMPRESSED))
+    return [found for path in sorted(paths) if (found := locate(home, path, files)) is not None]
+
+
+def _is_of(name: str, thread_id: str) -> bool:
+    parsed = parse_name(name)
+    return parsed is not None and parsed.thread_id == thread_id
+
+
 def locate(home: Home, path: str, files: Files) -> Found | None:
     """The physical file of a logical path, plain before compressed, or None where neither is there."""
     name = parse_path(path)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import engine
 from engine.errors import InvalidCursor, InvalidRequest, ThreadNotFound
 from engine.options import Options
+from engine.projections.thread_list import ThreadRow
+from engine.projections.threads import COLUMNS
 from engine.testing import HomePlan, append_turns, make_home, make_rollout
 from engine.testing.clock import ManualClock
 
@@ -418,3 +420,10 @@ def test_a_list_that_has_no_time_says_that_it_is_partial(home):
         assert page.partial.files_done == len(page.threads) == 0
         opened.backfill()
         assert len(opened.threads.list().threads) == 3
+
+
+def test_a_row_begins_with_the_columns_of_its_table_in_their_order():
+    """It is made of them by place."""
+    names = ThreadRow.__struct_fields__
+    assert list(names[: len(COLUMNS)]) == COLUMNS
+    assert names[len(COLUMNS) :] == ("archived_at_ms", "name", "missing")
