@@ -77,6 +77,10 @@ class Keys:
             raise KeyConflict(f"The key {key!r} was used for other content.", hint="Use a new key for a new batch.")
         return max(batch.digests) + 1
 
+    def is_newest(self, key: str) -> bool:
+        """Whether the stream's last record is of this key's batch."""
+        return key in self._batches and self._batches[key].last == self._records
+
     def _forget(self) -> None:
         oldest = self._records - RECORDS_KEPT
         while self._batches and self._batches[key := next(iter(self._batches))].last <= oldest:

@@ -184,7 +184,8 @@ class Recorder:
         """Write a batch as consecutive lines, all or none. `durability` overrides the recorder's own for this batch.
 
         A `key` makes it idempotent: the same content again is no append, other content is `KeyConflict`, half a batch is
-        completed. `expected` must be the present position, else `StalePosition`. Raises `AppendFailed` with the system's
+        completed. `expected` must be the present position, else `StalePosition`; of a batch that is there already it was
+        checked then, so the same call can be made again after a lost answer. Raises `AppendFailed` with the system's
         error (writing goes on when it is gone), `TruthGone`, `LineTooLong`, `InvalidRequest`, `EngineClosed`,
         `ForkedEngine`, and `RolloutUnusable` where the ordinals are used up.
         """
@@ -192,9 +193,9 @@ class Recorder:
         self._ready()
         with self._mutex:
             self._check()
-            if expected is not None and expected != self._position():
-                raise self._stale(expected)
             first = 0 if key is None else self._written(key, items)
+            if expected is not None and expected != self._position() and not self._went_on(key, first, len(items)):
+                raise self._stale(expected)
             if first < len(items):
                 self._write(items, first, key)
             target, position, cuts = self._end, self._position(), len(self._cuts)
@@ -301,6 +302,10 @@ class Recorder:
             path=self._path,
             offset=self._end,
         )
+
+    def _went_on(self, key: str | None, first: int, count: int) -> bool:
+        """Whether this batch itself is what moved the stream: it is there whole, or half and nothing behind it."""
+        return key is not None and first > 0 and (first == count or self._keys.is_newest(key))
 
     def _position(self) -> Position:
         return Position(self._next - 1 if self._next and self._end else None, self._end)

@@ -380,6 +380,43 @@ def test_a_position_that_is_not_the_present_one_is_refused(path: Path) -> None:
     assert numbers(path) == [1, 2]
 
 
+def test_the_same_call_with_a_key_and_a_position_can_be_made_again_after_a_lost_answer(path: Path) -> None:
+    """The answer was lost, so the caller knows of no other position: the batch that is there is no stale one."""
+    opened = recorder(path, start=start())
+    before = opened.append(items(1)).position
+    call = {"key": "step-7", "expected": before}
+    after = opened.append(items(2, 3), **call).position
+    assert opened.append(items(2, 3), **call) == (after, "durable", 0)
+    opened.close()
+    opened = recorder(path)
+    opened.append(items(4))
+    assert opened.append(items(2, 3), **call).records == 0
+    with pytest.raises(KeyConflict):
+        opened.append(items(2, 5), **call)
+    with pytest.raises(StalePosition):
+        opened.append(items(5), key="step-8", expected=before)
+    opened.close()
+    assert numbers(path) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_half_a_batch_at_a_position_is_completed_only_where_nothing_came_behind_it(path: Path, meanwhile: bool) -> None:
+    opened = recorder(path, start=start())
+    before = opened.append(items(0)).position
+    opened.append(items(1, 2, 3), key="k", expected=before)
+    opened.close()
+    path.write_bytes(b"".join(line + b"\n" for line in lines(path)[:4]))
+    opened = recorder(path)
+    if meanwhile:
+        opened.append(items(9))
+        with pytest.raises(StalePosition):
+            opened.append(items(1, 2, 3), key="k", expected=before)
+    else:
+        assert opened.append(items(1, 2, 3), key="k", expected=before).records == 1
+    opened.close()
+    assert numbers(path) == ([0, 1, 2, 9] if meanwhile else [0, 1, 2, 3])
+
+
 def test_a_line_over_the_limit_leaves_the_batch_unwritten(path: Path) -> None:
     opened = recorder(path, start=start(), options=Options(line_bytes_max=300))
     with pytest.raises(LineTooLong):
