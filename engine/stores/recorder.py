@@ -525,6 +525,7 @@ class Recorder:
             self._learn(source, size, numbered=numbered)
             if self._start is None:
                 self._files.remove(self._beside, op="recorder.create")
+            self._sync_what_is_there(fd)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._files.close(fd, op="recorder.close")
@@ -574,6 +575,11 @@ class Recorder:
         self._keys = Keys()
         self._keys.note(found[::-1])
         self._next = (0 if last is None else last + 1) if numbered else None
+
+    def _sync_what_is_there(self, fd: int) -> None:
+        """A process that was killed may have left bytes and a name that were never synced, which a key finds again."""
+        self._files.sync(fd, op="recorder.sync")
+        self._sync_folders(os.path.dirname(self._path))
 
     def _set_aside(self, source: PlainSource, start: int) -> None:
         """Keep what is trimmed, before it is."""

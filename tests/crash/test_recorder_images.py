@@ -191,6 +191,54 @@ def failed_sync(folder: Path, home: Path, struck: int, kind: type[Recorder]) -> 
     return checked(folder, work(home, files, kind, Random(struck), 4), Random(struck))
 
 
+class Killed(BaseException):
+    """The process ends before this call."""
+
+
+def takeover(folder: Path, kind: type[Recorder], at: int) -> tuple[bool, int]:
+    """One process is killed before its call `at`, the next does again what had no answer; then the power goes.
+
+    Whether the first one ended before it was killed, and how many images there were.
+    """
+    home = folder / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    files = CrashFiles(Quick(), str(home))
+    calls = iter(range(1_000))
+
+    def fault(_: int, call: Call) -> None:
+        if call.op.startswith("recorder.") and call.name != "close" and next(calls) == at:
+            raise Killed
+
+    path, sent = home / ROLLOUT, Sent(files)
+    try:
+        first = open_it(path, FaultyFiles(files, fault), kind)  # type: ignore[arg-type]
+        first.append([item(0)], key="first", durability="buffered")
+        first.append([item(1)], key="second", durability="durable")
+        first.close()
+        ended = True
+    except Killed:
+        ended = False
+    opened = open_it(path, files, kind)
+    for number, key in enumerate(["first", "second"]):
+        sent.numbers.append(number)
+        answer = opened.append([item(number)], key=key, durability="durable")
+        assert answer.durability == "durable"
+        files.mark(list(sent.numbers))
+    sent.numbers = [0, 1]
+    return ended, checked(folder, sent, Random(at))
+
+
+def test_what_a_killed_process_left_unsynced_is_synced_before_it_is_acknowledged(tmp_path: Path) -> None:
+    """A retry finds its batch in the file: the kernel has it, and nobody has asked the disk yet for it or for its name."""
+    at, ended, count = 0, False, 0
+    while not ended:
+        ended, images = takeover(tmp_path, Recorder, at)
+        at, count = at + 1, count + images
+    assert at > 15
+    assert count > 200
+
+
 # --- bugs put in on purpose
 
 
@@ -252,6 +300,13 @@ class NoRewrite(Recorder):
         super()._reopen(cut)
 
 
+class TrustWhatIsThere(Recorder):
+    """Takes what another process wrote for synced."""
+
+    def _sync_what_is_there(self, fd: int) -> None:
+        return
+
+
 def sent_so_far(items: Any) -> list[int]:
     last = json.loads(items[-1].payload)["number"]
     return list(range(last + 1))
@@ -283,4 +338,13 @@ def test_trusting_the_next_sync_after_one_that_failed_is_caught(tmp_path: Path) 
             failed_sync(tmp_path, home, struck, NoRewrite)
 
     with pytest.raises(Lost, match=r"was acknowledged|damage|no beginning"):
+        all_of_them()
+
+
+def test_taking_what_a_killed_process_left_for_synced_is_caught(tmp_path: Path) -> None:
+    def all_of_them() -> None:
+        for at in range(30):
+            takeover(tmp_path, TrustWhatIsThere, at)
+
+    with pytest.raises(Lost, match=r"the file is gone|was acknowledged"):
         all_of_them()
