@@ -52,6 +52,8 @@ class Journal:
         self._mutex = threading.Lock()
         self._known: tuple[str, Position] | None = None
         """The newest segment as this process left it, so an append that nobody came between reads nothing."""
+        self._named: str | None = None
+        """The segment whose name this process has synced: the one that made it may have been killed before it did."""
 
     def append(self, items: Sequence[Item]) -> list[tuple[str, int]]:
         """Write these records, all or none, synced; each one's timestamp and ordinal.
@@ -128,22 +130,22 @@ class Journal:
         return [(timestamp, first + index) for index in range(len(items))]
 
     def _write(self, path: str, offset: int, data: bytes) -> None:
-        """One write at the end, synced; what a failure left is cut off again."""
-        is_new = offset == 0
-        fd = self._open(path, is_new=is_new)
+        """One write at the end, synced with the segment's name; what a failure left is cut off again."""
+        fd = self._open(path, is_new=offset == 0)
         try:
             written = 0
             try:
                 while written < len(data):
                     written += self._files.write(fd, data[written:], op="journal.write")
                 self._files.sync(fd, op="journal.sync")
+                if path != self._named:
+                    self._sync_folders()
+                    self._named = path
             except OSError:
                 self._files.truncate(fd, offset, op="journal.undo")
                 raise
         finally:
             self._files.close(fd, op="journal.close")
-        if is_new:
-            self._sync_folders()
 
     def _sync_folders(self) -> None:
         """The journal's, and those above it, which may be as new."""

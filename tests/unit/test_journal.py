@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -18,7 +19,8 @@ from engine.stores.files import Files
 from engine.stores.journal import Journal
 from engine.stores.rollouts import Located
 from engine.testing.clock import ManualClock
-from engine.testing.files import FaultyFiles, RecordingFiles, fail_once
+from engine.testing.files import Call, FaultyFiles, RecordingFiles, fail_once
+from engine.testing.vfs import CrashHome
 
 THREAD = "019b8d63-3aa4-79ca-b017-baf18cb08e1b"
 
@@ -304,6 +306,43 @@ def test_an_append_returns_when_its_bytes_and_its_names_are_synced(tmp_path: Pat
     names = [call.name for call in files.calls]
     assert names.index("write") < names.index("sync") < names.index("sync_folder")
     assert files.paths("sync_folder") == [f"{state}/journal", str(state), str(tmp_path)]
+
+
+def test_the_name_of_a_segment_whose_maker_was_killed_is_synced_by_the_next(tmp_path: Path) -> None:
+    """The first process is killed before each of its calls, the next decides something; then the power goes."""
+    at, ended, count = 0, False, 0
+    while not ended:
+        state = tmp_path / str(at) / "engine"
+        state.mkdir(parents=True)
+        files = CrashHome(Files(), str(state.parent))
+        ended = killed_before(at, state, files)
+        journal(state, files=files).append(named("b"))
+        for image in files.images(Random(at)):
+            if image.step == len(files.journal):  # the acknowledgement was the last thing that happened
+                assert any(b'"name":"b"' in (data or b"") for data in image.names.values()), (at, image.how)
+                count += 1
+        at += 1
+    assert at > 8
+    assert count >= at
+
+
+class Killed(BaseException):
+    """The process ends before this call."""
+
+
+def killed_before(at: int, state: Path, files: CrashHome) -> bool:
+    """Append, to be killed before the journal's call of this number; whether there was none of that number."""
+    calls = iter(range(1_000))
+
+    def fault(_: int, call: Call) -> None:
+        if call.op.startswith("journal.") and call.name != "close" and next(calls) == at:
+            raise Killed
+
+    try:
+        journal(state, files=FaultyFiles(files, fault)).append(named("a"))
+    except Killed:
+        return False
+    return True
 
 
 def test_the_timestamp_is_the_clocks(tmp_path: Path) -> None:
