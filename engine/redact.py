@@ -30,7 +30,7 @@ from engine.stores.rollouts import Damage, Located, records
 
 
 class _Announced(Struct):
-    """What a `redaction_begun` record says: line `offset` of the rollout is to be head, filler and tail."""
+    """What a `redaction_begun` record says: the line at `offset` of these rollouts is to be head, filler and tail."""
 
     thread_id: str
     path: str
@@ -38,6 +38,7 @@ class _Announced(Struct):
     head: str
     filler: int
     tail: str
+    copies: list[str] = []
 
     @property
     def line(self) -> bytes:
@@ -63,6 +64,7 @@ class Redactor:
         self._holdings.catch_up()
         thread_id = self._holdings.known(thread_id)
         with self._holdings.owned(thread_id, "redact"):
+            self._finish_earlier(thread_id)
             for found in self._holdings.rollouts(thread_id):
                 if found.compressed:
                     decompress(self._parts.home, found, options=self._parts.options, files=self._parts.files)
@@ -77,8 +79,7 @@ class Redactor:
                 and self._line(found, place.offset, place.length) == line
             ]
             start = place.offset + len(line) - len(line.removeprefix(BYTE_ORDER_MARK))
-            for found in same:
-                self._redact(found, thread_id, start, filled)
+            self._redact(same, thread_id, start, filled)
         length, kind = place.length, kind_of(place.record)
         return [
             RedactedRecord(thread_id, found.path, place.offset, length, place.record.ordinal, kind) for found in same
@@ -86,11 +87,23 @@ class Redactor:
 
     def finish(self) -> None:
         """Finish what a crash left half done; a thread that is in use waits for the next time."""
+        for announced in self._unfinished():
+            with contextlib.suppress(EngineError, OSError), self._holdings.owned(announced.thread_id, "redact"):
+                self._finish(announced)
+
+    def _finish_earlier(self, thread_id: str) -> None:
+        """A thread has one announcement at a time: what was begun before, and left, is done before the next."""
+        self._parts.facts.catch_up()
+        for announced in self._unfinished():
+            if announced.thread_id == thread_id:
+                self._finish(announced)
+
+    def _unfinished(self) -> Iterator[_Announced]:
         with self._parts.database.read() as transaction:
             redactions = unfinished_redactions(transaction)
         for text in redactions:
-            with contextlib.suppress(EngineError, OSError, msgspec.DecodeError):
-                self._finish(msgspec.json.decode(text, type=_Announced))
+            with contextlib.suppress(msgspec.DecodeError):
+                yield msgspec.json.decode(text, type=_Announced)
 
     def _head(self, thread_id: str) -> Found:
         with self._parts.database.read() as transaction:
@@ -156,18 +169,18 @@ class Redactor:
             )
         return filled
 
-    def _redact(self, found: Found, thread_id: str, offset: int, filled: Filled) -> None:
+    def _redact(self, same: list[Found], thread_id: str, offset: int, filled: Filled) -> None:
         """It is done when the rows follow: till then the next start does it again."""
         since_ms = self._parts.clock.wall_ms()
-        announced = {"thread_id": thread_id, "path": found.path, "offset": offset, "filler": filled.filler}
-        words = {"head": filled.head.decode(), "tail": filled.tail.decode()}
-        self._holdings.note([{"type": facts.REDACTION_BEGUN, **announced, **words}])
-        with translated(found.path):
-            fill(self._parts.home.absolute(found.path), [(offset, filled.line)], files=self._parts.files)
-        self._refold(found, since_ms)
-        self._holdings.note(
-            [{"type": facts.REDACTION_DONE, "thread_id": thread_id, "path": found.path, "offset": offset}]
-        )
+        done = {"thread_id": thread_id, "path": same[0].path, "offset": offset}
+        words = {"head": filled.head.decode(), "filler": filled.filler, "tail": filled.tail.decode()}
+        copies = [found.path for found in same[1:]]
+        self._holdings.note([{"type": facts.REDACTION_BEGUN, **done, **words, "copies": copies}])
+        for found in same:
+            with translated(found.path):
+                fill(self._parts.home.absolute(found.path), [(offset, filled.line)], files=self._parts.files)
+            self._refold(found, since_ms)
+        self._holdings.note([{"type": facts.REDACTION_DONE, **done}])
 
     def _refold(self, changed: Found, since_ms: int) -> None:
         """Rows follow what the file says now; that it differs from what was followed is our own doing, and no divergence."""
@@ -179,23 +192,26 @@ class Redactor:
         self._parts.database.scrub()
 
     def _finish(self, announced: _Announced) -> None:
-        """Write the announced line again, wherever that rollout stands now, and fold."""
+        """Write the announced line again, wherever its rollouts stand now, and fold. The caller owns the thread."""
         since_ms = self._parts.clock.wall_ms()
-        with self._holdings.owned(announced.thread_id, "redact"):
-            name = announced.path.rpartition("/")[2]
-            same = [
-                each for each in self._holdings.rollouts(announced.thread_id) if each.path.rpartition("/")[2] == name
-            ]
-            found = next((each for each in same if each.path == announced.path), same[0] if same else None)
-            if found is not None:
-                if found.compressed:
-                    found = decompress(self._parts.home, found, options=self._parts.options, files=self._parts.files)
-                path = self._parts.home.absolute(found.path)
-                if found.stat.size >= announced.offset + len(announced.line):
-                    fill(path, [(announced.offset, announced.line)], files=self._parts.files)
-                    self._refold(found, since_ms)
-            done = {"thread_id": announced.thread_id, "path": announced.path, "offset": announced.offset}
-            self._holdings.note([{"type": facts.REDACTION_DONE, **done}])
+        for path in (announced.path, *announced.copies):
+            found = self._now_at(announced.thread_id, path)
+            if found is not None and found.stat.size >= announced.offset + len(announced.line):
+                with translated(found.path):
+                    where = self._parts.home.absolute(found.path)
+                    fill(where, [(announced.offset, announced.line)], files=self._parts.files)
+                self._refold(found, since_ms)
+        done = {"thread_id": announced.thread_id, "path": announced.path, "offset": announced.offset}
+        self._holdings.note([{"type": facts.REDACTION_DONE, **done}])
+
+    def _now_at(self, thread_id: str, path: str) -> Found | None:
+        """The rollout that was announced by this path, in plain form; one that was moved since has its name still."""
+        name = path.rpartition("/")[2]
+        same = [each for each in self._holdings.rollouts(thread_id) if each.path.rpartition("/")[2] == name]
+        found = next((each for each in same if each.path == path), same[0] if same else None)
+        if found is None or not found.compressed:
+            return found
+        return decompress(self._parts.home, found, options=self._parts.options, files=self._parts.files)
 
 
 _OWN_DOING = """

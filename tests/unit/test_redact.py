@@ -17,6 +17,8 @@ from engine.options import Options
 from engine.stores.compression import compress
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
+from engine.stores.writer_lock import acquire
+from engine.testing import ManualClock
 from engine.testing.files import Call, FaultyFiles
 from tests.removing import CANARY, fork, holding, opened, rollout_of, tagged, talk
 
@@ -250,6 +252,52 @@ def test_a_half_written_filler_is_finished_by_the_next_start(home: Path) -> None
         assert e.audit(deep=True).findings == []
     assert json.loads(lines(moved)[ordinal])["payload"]["redacted"] is True
     assert tagged(home) == [("redaction_begun", thread), ("redaction_done", thread)]
+
+
+def test_a_redaction_that_was_left_half_done_is_finished_before_the_next(home: Path) -> None:
+    """The start could not finish it, since somebody held the thread; the second announcement must not take its place."""
+    with opened(home) as e:
+        thread = talk(e, "one", "two " + "wide " * 50 + CANARY)
+    path = rollout_of(home, thread)
+    first, *rest = saying(path)
+    broken = FaultyFiles(Files(), lambda _, call: errno.EIO if call.op == "fill.write" else None)
+    with opened(home, files=broken) as e, pytest.raises(RolloutUnusable):
+        e.threads.redact(thread, ordinal=first)
+    content = lines(path)
+    path.write_bytes(b"\n".join([*content[:first], b"x" * 90 + content[first][90:], *content[first + 1 :]]) + b"\n")
+    alone = acquire(
+        Home(str(home), f"{home}/engine"), thread, "test", options=Options(), clock=ManualClock(), files=Files()
+    )
+    with opened(home) as e:
+        alone.release()
+        assert CANARY in path.read_text()
+        for ordinal in rest:
+            e.threads.redact(thread, ordinal=ordinal)
+        assert e.audit(deep=True).findings == []
+    assert holding(home) == []
+    assert [json.loads(line)["ordinal"] for line in lines(path)] == list(range(len(content)))
+
+
+def test_a_copy_that_a_crash_left_unredacted_is_redacted_by_the_next_start(home: Path) -> None:
+    with opened(home) as e:
+        thread = talk(e, f"{CANARY} one")
+        path = rollout_of(home, thread)
+        copy = home / "archived_sessions" / path.name
+        copy.parent.mkdir()
+        copy.write_bytes(path.read_bytes())
+    ordinals = saying(path)
+    for ordinal in ordinals:
+        fills = iter([None, errno.EIO])
+
+        def fault(_: int, call: Call, fills=fills) -> int | None:
+            return next(fills) if call.op == "fill.open" else None
+
+        with opened(home, files=FaultyFiles(Files(), fault)) as e, pytest.raises(RolloutUnusable):
+            e.threads.redact(thread, ordinal=ordinal)
+        assert [ordinal in saying(each) for each in (path, copy)].count(True) == 1
+        with opened(home):
+            pass
+    assert holding(home) == []
 
 
 @pytest.mark.parametrize(
