@@ -28,7 +28,7 @@ from engine.stores.files import Files
 from engine.stores.fill import fill_lines
 from engine.stores.journal import Journal
 from engine.stores.layout import Found, Home, Refused, is_archived, is_id, locate, walk
-from engine.stores.lineage import Segment, lineage
+from engine.stores.lineage import Segment, are_foreign, lineage
 from engine.stores.rollouts import Source, open_source
 from engine.stores.sqlite import Database
 from engine.stores.writer_lock import acquire
@@ -182,7 +182,16 @@ class Holdings:
     @contextlib.contextmanager
     def owned(self, thread_id: str, purpose: str) -> Iterator[None]:
         parts = self._parts
-        lock = acquire(parts.home, thread_id, purpose, options=parts.options, clock=parts.clock, files=parts.files)
+        foreign = are_foreign(parts.home, self.rollouts(thread_id), options=parts.options, files=parts.files)
+        lock = acquire(
+            parts.home,
+            thread_id,
+            purpose,
+            foreign=foreign,
+            options=parts.options,
+            clock=parts.clock,
+            files=parts.files,
+        )
         try:
             yield
         finally:

@@ -39,7 +39,7 @@ from engine.projections.thread_list import ThreadRow
 from engine.stores.git import git_facts
 from engine.stores.journal import Journal
 from engine.stores.layout import Found, RolloutName, day_folder, is_archived, render_name
-from engine.stores.lineage import first_meta
+from engine.stores.lineage import are_foreign, first_meta
 from engine.stores.recorder import Durability, Recorder, Start
 from engine.stores.writer_lock import WriterLock, acquire
 from engine.thread import Identity, Thread, WriterParts, changed_settings, check_durability
@@ -150,8 +150,8 @@ class Writers:
         lock = self._lock(thread_id, "write", foreign=adopt)
         try:
             row, found = self._history.find(thread_id)
-            found = self._settled(found)
             self._check_appendable(row, found, adopt=adopt)
+            found = self._settled(found)
             now = changed_settings(_settings_of(row), settings or {})
             if found.compressed:
                 self._decompress(found)
@@ -423,7 +423,10 @@ class Writers:
 
     @contextlib.contextmanager
     def _owned(self, thread_id: str, purpose: str) -> Iterator[None]:
-        lock = self._lock(thread_id, purpose)
+        parts = self._parts
+        rollouts = self._history.rollouts(thread_id)
+        foreign = are_foreign(parts.home, rollouts, options=parts.options, files=parts.files)
+        lock = self._lock(thread_id, purpose, foreign=foreign)
         try:
             yield
         finally:

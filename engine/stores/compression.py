@@ -26,6 +26,7 @@ from engine.options import Options
 from engine.stores.files import Files, FileStat
 from engine.stores.frames import FRAME_BYTES_MAX, Frame, render_table
 from engine.stores.layout import Found, Home, Refused, locate, walk
+from engine.stores.lineage import are_foreign
 from engine.stores.locks import locked
 from engine.stores.rollouts import CompressedSource, Source, lines_backwards, open_source
 from engine.stores.writer_lock import acquire
@@ -81,7 +82,10 @@ def _compress_owned(
     home: Home, found: Found, before_ms: int, report: ColdReport, options: Options, clock: Clock, files: Files
 ) -> None:
     try:
-        lock = acquire(home, found.name.thread_id, "compress", options=options, clock=clock, files=files)
+        foreign = are_foreign(home, [found], options=options, files=files)
+        lock = acquire(
+            home, found.name.thread_id, "compress", foreign=foreign, options=options, clock=clock, files=files
+        )
     except (ThreadBusy, StoreBusy):
         report.skipped["in use"] += 1
         return

@@ -8,7 +8,7 @@ ask for the own part only. Bases may be archived or compressed, also since they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from engine.errors import LineageBroken
@@ -85,6 +85,15 @@ def first_meta(home: Home, found: Found, *, options: Options, files: Files) -> S
     finally:
         source.close()
     return None
+
+
+def are_foreign(home: Home, rollouts: Iterable[Found], *, options: Options, files: Files) -> bool:
+    """Whether another program wrote one of these rollouts; one that does not say who it is may be anybody's."""
+    try:
+        metas = [first_meta(home, found, options=options, files=files) for found in rollouts]
+    except OSError:
+        return True
+    return any(meta is None or not bytes(meta.rolloutdb) for meta in metas)
 
 
 class _Base(NamedTuple):
