@@ -8,6 +8,10 @@ answer then rests on the process id alone.
 `locked` is a flock with a bound: past `busy_wait_ms` it raises `StoreBusy` with the holder's name, it never waits
 for ever. A flock ends with its process, so nothing has to be cleaned up after a crash; lock files are never removed
 by the engine, and one that somebody else removed meanwhile is noticed and taken again.
+
+A lock must not outlive its owner in a child that the owner forked: the child closes its copies of the descriptors at once,
+and no fork comes between taking a lock and noting it. Giving back unlocks before it closes, so a copy that some other
+code made keeps nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import contextlib
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -40,6 +45,10 @@ _PROC_LOCK = re.compile(
 
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 """The process id namespace every Linux machine starts with (PROC_PID_INIT_INO)."""
+
+_fork_gate = threading.RLock()
+_held: dict[int, Files] = {}
+"""The descriptors of all locks that this process holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +131,12 @@ def locked(path: str, *, shared: bool, options: Options, clock: Clock, files: Fi
     try:
         yield
     finally:
-        try:
-            if os.getpid() == pid:  # a child that was forked meanwhile has a copy, which must not keep the lock
-                files.unlock(fd, op=op)
-        finally:
-            files.close(fd, op=op)
+        if os.getpid() == pid:  # a child that was forked meanwhile has let go of it
+            give_back(fd, files=files, op=op)
 
 
 def take_lock(path: str, *, shared: bool, options: Options, clock: Clock, files: Files, op: str) -> int:
-    """A descriptor that holds the lock until it is closed; raises `StoreBusy` as `locked` does."""
+    """A descriptor that holds the lock until it is given back; raises `StoreBusy` as `locked` does."""
     started_s = clock.elapsed_s()
     tries = 0
     while (fd := try_lock(path, shared=shared, files=files, op=op)) is None:
@@ -150,19 +156,32 @@ def take_lock(path: str, *, shared: bool, options: Options, clock: Clock, files:
 
 
 def try_lock(path: str, *, shared: bool, files: Files, op: str) -> int | None:
-    """A descriptor that holds the lock until it is closed, or None where it is not free now."""
-    fd = files.open_lock(path, op=op)
-    try:
-        if files.try_flock(fd, shared=shared, op=op):
-            held, named = files.fstat(fd, op=op), files.stat(path, op=op)
-            # A lock on a file that was removed meanwhile excludes nobody: the next process makes a new one.
-            if named is not None and (held.device, held.inode) == (named.device, named.inode):
-                return fd
-    except BaseException:
+    """A descriptor that holds the lock until it is given back, or None where it is not free now."""
+    with _fork_gate:
+        fd = files.open_lock(path, op=op)
+        try:
+            if files.try_flock(fd, shared=shared, op=op):
+                held, named = files.fstat(fd, op=op), files.stat(path, op=op)
+                # A lock on a file that was removed meanwhile excludes nobody: the next process makes a new one.
+                if named is not None and (held.device, held.inode) == (named.device, named.inode):
+                    _held[fd] = files
+                    return fd
+        except BaseException:
+            files.close(fd, op=op)
+            raise
         files.close(fd, op=op)
-        raise
-    files.close(fd, op=op)
-    return None
+        return None
+
+
+def give_back(fd: int, *, files: Files, op: str) -> None:
+    """End a lock that this process took; in a forked child, which has none of them, nothing."""
+    with _fork_gate:
+        if _held.pop(fd, None) is None:
+            return
+        try:
+            files.unlock(fd, op=op)
+        finally:
+            files.close(fd, op=op)
 
 
 def pause_s(tries: int, clock: Clock) -> float:
@@ -215,3 +234,15 @@ def _described(pid: int, files: Files) -> str:
     if process is None:
         return f"process {pid}"
     return f"process {pid} ({process.name}{', stopped' if process.state == 'stopped' else ''})"
+
+
+def _after_fork() -> None:
+    """In the child: let go of the parent's descriptors, which must not keep its locks alive."""
+    for fd, files in _held.items():
+        with contextlib.suppress(OSError):
+            files.close(fd, op="lock.fork")
+    _held.clear()
+    _fork_gate.release()
+
+
+os.register_at_fork(before=_fork_gate.acquire, after_in_parent=_fork_gate.release, after_in_child=_after_fork)

@@ -26,7 +26,7 @@ from engine.options import Options
 from engine.stores import migrate
 from engine.stores.files import Files
 from engine.stores.link import Link, files_translated
-from engine.stores.locks import locked, try_lock
+from engine.stores.locks import give_back, locked, try_lock
 
 APPLICATION_ID = 0x726C6462
 """'rldb' in ASCII, in bytes 68 to 71 of the file: by it `file` and we tell our databases from others."""
@@ -274,7 +274,7 @@ def _remove_unused(place: Place, clock: Clock, files: Files) -> list[str]:
             fd = try_lock(lock, shared=False, files=files, op="sqlite.remove")
             if fd is None:
                 return []
-            held.callback(files.close, fd, op="sqlite.remove")
+            held.callback(give_back, fd, files=files, op="sqlite.remove")
         stats = {path: files.stat(path, op="sqlite.remove") for path in place.paths}
         present = {path: found for path, found in stats.items() if found is not None}
         touched_ms = max((found.mtime_ns // 1_000_000 for found in present.values()), default=0)

@@ -27,7 +27,7 @@ from engine.options import Options
 from engine.stores import migrate
 from engine.stores.files import Files
 from engine.stores.link import BUSY, Link, Value, files_translated, replaced
-from engine.stores.locks import take_lock
+from engine.stores.locks import give_back, take_lock
 from engine.stores.setup import Place, Setup, identity_of, quarantine, remove_older_shapes
 
 __all__ = [
@@ -286,7 +286,7 @@ class Database:
                 self._readers.pop().close()
             if self._use_fd is not None:
                 with contextlib.suppress(OSError):  # a close that fails has given the lock back all the same
-                    self._setup.files.close(self._use_fd, op="sqlite.use")
+                    give_back(self._use_fd, files=self._setup.files, op="sqlite.use")
                 self._use_fd = None
 
     def _open_file(self, place: Place) -> None:

@@ -3,11 +3,8 @@
 The lock is an flock on `locks/threads/<thread id>.lock`, so it ends with its process, however that ends. Who holds it is
 written beside it for others to read: busy is `ThreadBusy` with that owner and its state, and a stopped holder is still a
 holder, never taken over. Where the Codex CLI keeps locks of its own in a home (`thread-writer-locks/`), its lock is taken
-as well, by its own rules (codex_rollout.md 4.7), so neither program writes what the other is writing.
-
-A lock must not outlive its owner in a child that the owner forked: the child closes its copies of the descriptors at once,
-and no fork comes between taking a lock and noting it. Giving back unlocks before it closes, so a copy that some other
-code made keeps nothing.
+as well, by its own rules (codex_rollout.md 4.7), so neither program writes what the other is writing. A child that the
+owner forked holds neither (`locks`).
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import weakref
 from contextlib import AbstractContextManager
 
 import msgspec
@@ -26,13 +22,11 @@ from engine.options import Options
 from engine.stores.files import Files
 from engine.stores.layout import Home
 from engine.stores.link import files_translated
-from engine.stores.locks import Owner, flock_holder, locked, pause_s, try_lock
+from engine.stores.locks import Owner, flock_holder, give_back, locked, pause_s, try_lock
 
 FOREIGN_FOLDER = "thread-writer-locks"
 _OWNER_BYTES_MAX = 4096
 _TRIES = 20
-_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
-_fork_gate = threading.RLock()
 
 
 class _Card(msgspec.Struct):
@@ -61,7 +55,6 @@ class WriterLock:
         self._mutex = threading.Lock()
         self._fd: int | None = None
         self._foreign_fd: int | None = None
-        _held.add(self)
 
     @property
     def forked(self) -> bool:
@@ -81,14 +74,6 @@ class WriterLock:
                 self._let_go(self._fd)
             self._fd = self._foreign_fd = None
 
-    def close_copies(self) -> None:
-        """In a forked child: let go of the parent's descriptors, which must not keep its locks alive."""
-        for fd in (self._fd, self._foreign_fd):
-            if fd is not None:
-                with contextlib.suppress(OSError):
-                    self._files.close(fd, op="lock.fork")
-        self._fd = self._foreign_fd = None
-
     def take(self, purpose: str, *, foreign: bool) -> None:
         """Take the engine's own lock, then the Codex CLI's. Raises `ThreadBusy`, `StoreError`, and holds nothing then."""
         try:
@@ -107,8 +92,7 @@ class WriterLock:
     def _take_own(self) -> None:
         """Try again where the holder gave back just now, or died, or has not said yet who it is."""
         for tries in range(_TRIES):
-            with _fork_gate:
-                self._fd = try_lock(self._path, shared=False, files=self._files, op="lock.take")
+            self._fd = try_lock(self._path, shared=False, files=self._files, op="lock.take")
             if self._fd is not None:
                 return
             owner, purpose = self._owner()
@@ -119,7 +103,7 @@ class WriterLock:
         raise self._busy(*self._seen(self._path), "")
 
     def _take_foreign(self) -> None:
-        with self._coordinated(), _fork_gate:
+        with self._coordinated():
             self._foreign_fd = try_lock(self._foreign_path, shared=False, files=self._files, op="lock.foreign")
         if self._foreign_fd is None:
             raise self._busy(*self._seen(self._foreign_path), " (by the Codex CLI's lock)")
@@ -132,9 +116,7 @@ class WriterLock:
 
     def _let_go(self, fd: int) -> None:
         with contextlib.suppress(OSError):
-            self._files.unlock(fd, op="lock.unlock")
-        with contextlib.suppress(OSError):
-            self._files.close(fd, op="lock.close")
+            give_back(fd, files=self._files, op="lock.give_back")
 
     def _remove(self, path: str) -> None:
         with contextlib.suppress(OSError):
@@ -200,12 +182,3 @@ def acquire(
 def _card(purpose: str, files: Files) -> bytes:
     owner = Owner.here(files)
     return msgspec.json.encode(_Card(owner.host, owner.boot_id, owner.pid, owner.started, purpose))
-
-
-def _after_fork() -> None:
-    for lock in list(_held):
-        lock.close_copies()
-    _fork_gate.release()
-
-
-os.register_at_fork(before=_fork_gate.acquire, after_in_parent=_fork_gate.release, after_in_child=_after_fork)

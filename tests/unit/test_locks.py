@@ -16,7 +16,16 @@ from engine.clock import SystemClock
 from engine.errors import StoreBusy
 from engine.options import Options
 from engine.stores.files import Files
-from engine.stores.locks import Owner, flock_holder, locked, pause_s, take_lock, try_lock, wal_writer
+from engine.stores.locks import (
+    Owner,
+    flock_holder,
+    give_back,
+    locked,
+    pause_s,
+    take_lock,
+    try_lock,
+    wal_writer,
+)
 from engine.testing.clock import ManualClock
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -192,9 +201,54 @@ def test_many_may_share_and_one_excludes(tmp_path: Path) -> None:
     first, second = (take_lock(path, shared=True, **arguments) for _ in range(2))
     with pytest.raises(StoreBusy):
         take_lock(path, shared=False, **arguments)
-    FILES.close(first, op="test")
-    FILES.close(second, op="test")
-    FILES.close(take_lock(path, shared=False, **arguments), op="test")
+    for fd in (first, second):
+        give_back(fd, files=FILES, op="test")
+    give_back(take_lock(path, shared=False, **arguments), files=FILES, op="test")
+
+
+# Forks while a thread of its own holds the lock in a block and another one for good; then it is killed, the child lives on.
+FORKS = """
+import os, signal, sys, threading
+from engine.clock import SystemClock
+from engine.options import Options
+from engine.stores.files import Files
+from engine.stores.locks import locked, take_lock
+arguments = {"options": Options(), "clock": SystemClock(), "files": Files(), "op": "test"}
+inside, kept = threading.Event(), take_lock(sys.argv[1] + ".kept", shared=True, **arguments)
+
+def hold():
+    with locked(sys.argv[1], shared=False, **arguments):
+        inside.set()
+        threading.Event().wait()
+
+threading.Thread(target=hold, daemon=True).start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    os.close(1)
+    sys.stdin.read()
+    os._exit(0)
+print(child, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_child_that_was_forked_meanwhile_does_not_keep_the_locks_of_a_killed_owner(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", FORKS, path], cwd=CHECKOUT, stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    assert try_lock(path, shared=False, files=FILES, op="test") is None
+    process.kill()
+    process.wait()
+    os.kill(child, 0)  # it lives
+    for each in (path, f"{path}.kept"):
+        fd = try_lock(each, shared=False, files=FILES, op="test")
+        assert fd is not None
+        give_back(fd, files=FILES, op="test")
+    os.kill(child, signal.SIGKILL)
+    process.communicate()
 
 
 class Removing(Files):
@@ -217,7 +271,7 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_not_taken_for_one(tmp_pa
     fd = take_lock(path, shared=False, files=files, **arguments)
     assert len(files.opened) == 2
     assert try_lock(path, shared=False, files=FILES, op="test") is None
-    files.close(fd, op="test")
+    give_back(fd, files=files, op="test")
 
 
 def test_pauses_are_jittered_and_grow_eightfold_at_most() -> None:

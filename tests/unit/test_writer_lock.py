@@ -95,7 +95,7 @@ def test_threads_that_release_at_once_do_it_once(tmp_path: Path) -> None:
             super().remove(path, op=op)
 
         def close(self, fd, *, op):
-            if op == "lock.close":
+            if op == "lock.give_back":
                 closed.append(op)
             super().close(fd, op=op)
 
@@ -105,7 +105,7 @@ def test_threads_that_release_at_once_do_it_once(tmp_path: Path) -> None:
         racer.start()
     for racer in racers:
         racer.join()
-    assert closed == ["lock.close"]
+    assert closed == ["lock.give_back"]
 
 
 def test_threads_of_one_home_do_not_exclude_each_other_and_letters_of_an_id_do_not_matter(tmp_path: Path) -> None:
