@@ -239,16 +239,19 @@ def test_a_child_that_was_forked_meanwhile_does_not_keep_the_locks_of_a_killed_o
     process = subprocess.Popen([sys.executable, "-c", FORKS, path], cwd=CHECKOUT, stdin=pipe, stdout=pipe, text=True)
     assert process.stdout is not None
     child = int(process.stdout.readline())
-    assert try_lock(path, shared=False, files=FILES, op="test") is None
-    process.kill()
-    process.wait()
-    os.kill(child, 0)  # it lives
-    for each in (path, f"{path}.kept"):
-        fd = try_lock(each, shared=False, files=FILES, op="test")
-        assert fd is not None
-        give_back(fd, files=FILES, op="test")
-    os.kill(child, signal.SIGKILL)
-    process.communicate()
+    try:
+        assert try_lock(path, shared=False, files=FILES, op="test") is None
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it lives
+        for each in (path, f"{path}.kept"):
+            fd = try_lock(each, shared=False, files=FILES, op="test")
+            assert fd is not None
+            give_back(fd, files=FILES, op="test")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.kill()
+        process.communicate()
 
 
 class Removing(Files):
