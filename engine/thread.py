@@ -7,6 +7,7 @@ the rows follow later. Safe to call from many threads; one turn at a time is the
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ from engine.stores.alive import Alive
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
 from engine.stores.recorder import Appended, Counters, Durability, Position, Recorder
-from engine.stores.rollouts import lines_backwards, open_source
 from engine.stores.writer_lock import WriterLock
 from engine.turn import Turn
 
@@ -221,18 +221,12 @@ class Thread:
             raise EngineClosed(f"The thread {self.id} is closed.", hint="Resume it to go on.")
 
     def _stored_usage(self) -> dict[str, int]:
-        """The running total in the newest token_count that has one."""
-        if not self._recorder.exists:
-            return {}
-        path = self._parts.home.absolute(self._identity.path)
-        source = open_source(path, compressed=False, files=self._parts.files, options=self._parts.options)
-        try:
-            for line in _token_lines(lines_backwards(source, source.stat.size, self._parts.options)):
-                info = msgspec.json.decode(line)["payload"].get("info")
-                if info and info.get("total_token_usage"):
-                    return {name: int(info["total_token_usage"].get(name) or 0) for name in _USAGE}
-        finally:
-            source.close()
+        """The running total in the newest token_count that has one. A fork goes on from its source's, as other writers do."""
+        found = locate(self._parts.home, self._identity.path, self._parts.files)
+        for line in _token_lines(self._parts.history.lines_backwards(found)) if found is not None else ():
+            info = msgspec.json.decode(line)["payload"].get("info")
+            if info and info.get("total_token_usage"):
+                return {name: _count(info["total_token_usage"].get(name)) for name in _USAGE}
         return {}
 
 
@@ -259,11 +253,16 @@ def check_durability(durability: str) -> None:
         raise InvalidRequest(f"There is no durability {durability!r}.", hint=f"Use one of {words}.")
 
 
-def _token_lines(lines: Iterator[tuple[int, bytes, bool]]) -> Iterator[bytes]:
-    for _, line, _ in lines:
+def _token_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
+    for line in lines:
         if _TOKEN_MARK in line[:_MARK_WITHIN]:
             try:
                 decode_as(line, "event_msg.token_count")
             except Rejected:
                 continue
             yield line
+
+
+def _count(value: object) -> int:
+    """A number of tokens, as far as another program wrote one."""
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else 0

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.errors import InvalidRequest, RolloutUnreadable, ThreadNotFound, TruthGone
+from engine.errors import InvalidRequest, LineageBroken, RolloutUnreadable, ThreadNotFound, TruthGone
 from engine.events.record import kind_of
 from engine.options import Options
 from engine.projections.fresh import Fresh
 from engine.projections.thread_list import ThreadRow, get_thread
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, is_archived, is_id, locate
-from engine.stores.lineage import lineage, read_lineage
+from engine.stores.lineage import Segment, lineage, lines_backwards_of, read_lineage
 from engine.stores.recorder import Position
 from engine.stores.rollouts import Damage, Located, open_source, records
 from engine.stores.sqlite import Database
@@ -95,6 +95,18 @@ class History:
             segments = lineage(self._home, found, self.resolve, options=self._options, files=self._files)
         stored = read_lineage(self._home, segments, options=self._options, files=self._files)
         return self._decoded(found, (each for _, each in stored))
+
+    def lines_backwards(self, found: Found) -> Iterator[bytes]:
+        """The lines of the thread whose head this is, newest first, its ancestors' behind its own.
+
+        Its own alone where the way to them is broken. Raises `RolloutUnreadable`.
+        """
+        with _readable(found):
+            try:
+                segments = lineage(self._home, found, self.resolve, options=self._options, files=self._files)
+            except LineageBroken:
+                segments = [Segment(found, None)]
+            yield from lines_backwards_of(self._home, segments, options=self._options, files=self._files)
 
     def _behind(self, found: Found, offset: int) -> Iterator[Located | Damage]:
         path = self._home.absolute(found.path, compressed=found.compressed)

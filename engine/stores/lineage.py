@@ -8,7 +8,8 @@ ask for the own part only. Bases may be archived or compressed, also since they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from engine.errors import LineageBroken
@@ -17,7 +18,7 @@ from engine.events.record import BYTE_ORDER_MARK, Rejected, decode_as
 from engine.options import Options
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
-from engine.stores.rollouts import Damage, Located, Source, open_source, records
+from engine.stores.rollouts import Damage, Located, PlainSource, Source, lines_backwards, open_source, records, spooled
 
 GENERATIONS_MAX = 1000
 """Longer chains are taken for damage."""
@@ -65,6 +66,23 @@ def read_lineage(
         try:
             for each in records(source, 0, segment.end, options):
                 yield segment.found, each
+        finally:
+            source.close()
+
+
+def lines_backwards_of(home: Home, segments: Sequence[Segment], *, options: Options, files: Files) -> Iterator[bytes]:
+    """The lines of a history without their LF, newest first, blank and damaged ones too. Raises OSError."""
+    for segment in reversed(segments):
+        source = _open(home, segment.found, options, files)
+        try:
+            with (
+                contextlib.nullcontext(source)
+                if isinstance(source, PlainSource)
+                else spooled(source, files, options) as plain
+            ):
+                end = plain.stat.size if segment.end is None else segment.end
+                for _, line, _ in lines_backwards(plain, end, options):
+                    yield line
         finally:
             source.close()
 

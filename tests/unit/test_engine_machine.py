@@ -34,10 +34,14 @@ NEW: dict[str, Any] = {
     "ids": [],
     "name": None,
     "archived": False,
+    "mode": "paginated",
+    "totals": [],
+    "total": 0,
     "tokens": 0,
     "memory": "enabled",
 }
-"""A thread of the model: its user's words, in each turn's id and place among them; the tokens of a fork are not followed."""
+"""A thread of the model: its user's words, in each turn's id, place among them, and tokens used before it. `total` is what was
+used in all, `tokens` what its row shows: of a fork by reference nothing before it used any itself."""
 
 
 class Session:
@@ -59,12 +63,14 @@ class Session:
         mode = ("paginated", "legacy")[number % 2]
         thread = self.e.threads.create(cwd="/srv", history_mode=mode, durability="buffered")
         self.open[thread.id] = thread
+        self.model[thread.id] = {**NEW, "mode": mode}
         self.say(thread.id, number)
 
     def say(self, thread_id: str, number: int) -> None:
         """A turn; one in five is aborted, one in five has tokens, one in five keyed items that come twice."""
         thread, word = self.open[thread_id], f"{number} {WORDS[number % len(WORDS)]}"
-        known = self.model.setdefault(thread_id, dict(NEW))
+        known = self.model[thread_id]
+        known["totals"] = [*known["totals"], known["total"]]
         known["turns"] = [*known["turns"], len(known["words"])]
         turn = thread.turn()
         turn.__enter__()
@@ -73,7 +79,7 @@ class Session:
         known["words"] = [*known["words"], word]
         if number % 5 == 1:
             turn.token_usage(input_tokens=number)
-            known["tokens"] = None if known["tokens"] is None else known["tokens"] + number
+            known["total"] = known["tokens"] = known["total"] + number
         if number % 5 == 2:
             item = {"type": "response_item", "payload": {"type": "web_search_call", "number": number}}
             key = f"{turn.id}"
@@ -125,8 +131,15 @@ class Session:
         latest = at == len(parent["ids"])
         child = self.e.threads.fork(thread_id, before_turn=None if latest else parent["ids"][at], durability="buffered")
         words = parent["words"] if latest else parent["words"][: parent["turns"][at]]
-        turns, ids = parent["turns"][:at], parent["ids"][:at]
-        self.model[child.id] = {**NEW, "words": words, "turns": turns, "ids": ids, "tokens": None}
+        total = parent["total"] if latest else parent["totals"][at]
+        self.model[child.id] = {
+            **NEW,
+            **{name: parent[name][:at] for name in ("turns", "ids", "totals")},
+            "words": words,
+            "mode": parent["mode"],
+            "total": total,
+            "tokens": total if parent["mode"] == "legacy" else 0,
+        }
         child.close()
 
     # --- what happens to it --------------------------------------------------------------------------------------
@@ -156,8 +169,9 @@ class Session:
         found = {row.id: (row.name, row.archived, row.memory_mode) for row in page.threads}
         assert found == {id_: (it["name"], it["archived"], it["memory"]) for id_, it in self.model.items()}
         assert page.total == len(self.model)
-        tokens = {row.id: row.tokens_used for row in page.threads}
-        assert all(it["tokens"] in (None, tokens[id_]) for id_, it in self.model.items())
+        assert {row.id: row.tokens_used for row in page.threads} == {
+            id_: it["tokens"] for id_, it in self.model.items()
+        }
         for row in page.threads:
             assert row.archived == ("/archived_sessions/" in row.rollout_path)
             assert os.path.exists(row.rollout_path)

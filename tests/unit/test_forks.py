@@ -83,6 +83,44 @@ def test_a_fork_by_reference_copies_nothing_and_its_ordinals_go_on(tmp_path: Pat
     assert kinds(path_of(home, child.id)).count("task_started") == 1
 
 
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_the_token_total_of_a_fork_goes_on_from_where_its_source_was(tmp_path: Path, squeezed: bool) -> None:
+    """As the Codex CLI's own forks do: its first count is what was used before its place and by itself."""
+    home = tmp_path / "home"
+    with opened(home) as e:
+        with e.threads.create(cwd="/") as parent:
+            with parent.turn() as first:
+                first.token_usage(input_tokens=100, cached_input_tokens=7)
+            with parent.turn():
+                pass
+            with parent.turn() as last:
+                last.token_usage(input_tokens=1_000)
+        if squeezed:
+            squeeze(home, parent.id)
+        totals = {}
+        for place, before in {"latest": None, "before": last.id}.items():
+            with e.threads.fork(parent.id, before_turn=before) as child:
+                assert e.threads.get(child.id).tokens_used == 0
+                with e.threads.fork(child.id) as grandchild, grandchild.turn() as turn:
+                    turn.token_usage(output_tokens=3)
+                usage = records(path_of(home, grandchild.id))[-2]["payload"]["info"]["total_token_usage"]
+                totals[place] = (usage["total_tokens"], usage["cached_input_tokens"])
+                assert e.threads.get(grandchild.id).tokens_used == usage["total_tokens"]
+    assert totals == {"latest": (1_103, 7), "before": (103, 7)}
+
+
+def test_the_token_total_of_a_fork_without_its_source_begins_at_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with opened(home) as e:
+        with e.threads.create(cwd="/") as parent, parent.turn() as turn:
+            turn.token_usage(input_tokens=100)
+        child = e.threads.fork(parent.id)
+        path_of(home, parent.id).unlink()
+        with child.turn() as turn:
+            turn.token_usage(input_tokens=2)
+        assert e.threads.get(child.id).tokens_used == 2
+
+
 def test_a_legacy_copy_keeps_the_times_of_what_it_copies(tmp_path: Path) -> None:
     home, clock = tmp_path / "home", ManualClock()
     with opened(home, clock) as e, e.threads.create(cwd="/", history_mode="legacy") as parent:

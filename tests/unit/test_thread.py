@@ -141,6 +141,20 @@ def test_token_totals_go_on_after_a_resume(tmp_path: Path) -> None:
     assert counts[-1]["info"]["last_token_usage"]["total_tokens"] == 1
 
 
+def test_a_total_that_another_program_wrote_oddly_is_taken_as_far_as_it_is_numbers(tmp_path: Path) -> None:
+    odd = {"total_tokens": 7, "input_tokens": "many", "output_tokens": {"a": 1}, "cached_input_tokens": 2.0}
+    with opened(tmp_path / "home") as e:
+        with e.threads.create(cwd="/") as thread:
+            info = {"total_token_usage": odd, "last_token_usage": odd}
+            thread.append([{"type": "event_msg", "payload": {"type": "token_count", "info": info}}])
+        with e.threads.resume(thread.id) as thread, thread.turn() as turn:
+            turn.token_usage(input_tokens=1)
+    last = [each["payload"] for each in records(only(tmp_path / "home"))][-2]
+    usage = last["info"]["total_token_usage"]
+    assert (usage["total_tokens"], usage["input_tokens"], usage["output_tokens"]) == (8, 1, 0)
+    assert usage["cached_input_tokens"] == 2
+
+
 def test_settings_are_those_of_the_next_turn_and_of_a_thread_that_is_resumed(tmp_path: Path) -> None:
     policy = {
         "type": "workspace-write",
