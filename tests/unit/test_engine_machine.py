@@ -1,7 +1,8 @@
 """The whole engine against a dict and some lists: any sequence of calls, with restarts that were clean or a kill.
 
 A kill is simulated by going on with a copy of the folder as it is at that moment, which is what the kernel has of a dead
-process; sometimes without any database. The model imports nothing of the engine.
+process; sometimes without any database, sometimes in the middle of a migration of the state database from an older shape.
+The model imports nothing of the engine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from engine.errors import ThreadArchived, ThreadBusy
 from engine.options import Options
 from engine.testing import ManualClock
 from engine.testing.tables import dump
+from tests.older_shapes import NUMBER as MIGRATIONS
+from tests.older_shapes import at_statement, to_older_shape
 from tests.writing import said
 
 OPTIONS = Options(flush_delay_ms=3_600_000, scan_interval_ms=60_000, segment_bytes_max=4_000)
@@ -157,6 +160,20 @@ class Session:
         shutil.rmtree(self.home)
         self._reopen(copy)
 
+    def kill_migrating(self, number: int) -> None:
+        """A newer release opens what an older one left, and is killed on the way; the next start goes on from there."""
+        self.e.close()
+        to_older_shape(self.home / "engine", number % MIGRATIONS)
+        self.restarts += 1
+        copy = self.folder / f"home {self.restarts}"
+        ignored = shutil.ignore_patterns("locks", "*-shm")
+        with at_statement(number // MIGRATIONS % 40, lambda: shutil.copytree(self.home, copy, ignore=ignored)):
+            self._reopen(self.home)
+        if copy.exists():  # else the migration had fewer statements
+            self.e.close()
+            shutil.rmtree(self.home)
+            self._reopen(copy)
+
     def _reopen(self, home: Path) -> None:
         self.home, self.open = home, {}
         self.e = engine.open(str(home), clock=self.clock, options=OPTIONS)
@@ -255,6 +272,10 @@ class EngineMachine(RuleBasedStateMachine):
     def kill(self, databases: bool) -> None:
         self.session.kill(databases=databases)
 
+    @rule(number=NUMBER)
+    def kill_migrating(self, number: int) -> None:
+        self.session.kill_migrating(number)
+
     @rule()
     def read(self) -> None:
         self.session.check_reads()
@@ -287,6 +308,8 @@ def test_after_any_operations_every_database_can_be_deleted_and_the_rows_come_ba
             session.restart()
         elif chance < 0.04:
             session.kill(databases=number % 2 == 0)
+        elif chance < 0.0425:
+            session.kill_migrating(number)
         else:
             what = random.choice(words)
             choices = list(session.open if what in ("say", "close_thread") else session.model)
