@@ -19,6 +19,7 @@ import msgspec
 from engine.clock import Clock
 from engine.errors import EngineClosed, InvalidRequest
 from engine.events import compose
+from engine.events.interrupted import ends_of_open_turn
 from engine.events.item import item_of
 from engine.events.policy import is_persisted
 from engine.events.record import Rejected, decode_as
@@ -77,7 +78,10 @@ class Thread:
         durability: Durability,
         parts: WriterParts,
         closed: Callable[[Thread], None],
+        *,
+        may_be_open: bool,
     ) -> None:
+        """`may_be_open`: a crash may have left a turn of this engine's open, which the next turn ends."""
         self._identity = identity
         self._recorder = recorder
         self._lock = lock
@@ -89,6 +93,7 @@ class Thread:
         """Guards the settings and the usage."""
         self._closed = False
         self._tell_closed = closed
+        self._may_be_open = may_be_open
 
     @property
     def id(self) -> str:
@@ -178,9 +183,22 @@ class Thread:
             self._usage = total
             return answer
 
+    def begin_turn(self, items: Sequence[Mapping[str, Any]]) -> Appended:
+        """Write that a turn begins, behind the end of one that was left open."""
+        if not self._may_be_open:
+            return self.append(items)
+        with self._mutex:
+            answer = self.append([*self._ends_of_open_turn(), *items])
+            self._may_be_open = False
+            return answer
+
     def end_turn(self, items: Sequence[Mapping[str, Any]]) -> Appended:
         """Write how a turn ended; with durability `turn` this is where the sync is."""
-        return self.append(items, durability="durable" if self._durability == "turn" else None)
+        try:
+            return self.append(items, durability="durable" if self._durability == "turn" else None)
+        except BaseException:
+            self._may_be_open = True
+            raise
 
     def sync(self) -> Position:
         """Return when everything acknowledged so far is on the medium."""
@@ -219,6 +237,16 @@ class Thread:
         self._parts.alive.check()
         if self._closed:
             raise EngineClosed(f"The thread {self.id} is closed.", hint="Resume it to go on.")
+
+    def _ends_of_open_turn(self) -> list[compose.Raw]:
+        """What ends a turn that a crash, or a disk that was full, left without its end."""
+        if not self._may_be_open:  # another thread was here first
+            return []
+        self._recorder.sync()  # what a failed append may have left is cut off before the file is looked at
+        found = locate(self._parts.home, self._identity.path, self._parts.files)
+        if found is None:
+            return []
+        return ends_of_open_turn(self._parts.history.own_lines_backwards(found), self.history_mode, self.id)
 
     def _stored_usage(self) -> dict[str, int]:
         """The running total in the newest token_count that has one. A fork goes on from its source's, as other writers do."""

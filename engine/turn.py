@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from engine.errors import EngineError, InvalidRequest
 from engine.events import compose
+from engine.events.interrupted import NO_OUTPUT
 
 if TYPE_CHECKING:
     from engine.stores.recorder import Appended
     from engine.thread import Thread
 
 FINAL = "final_answer"
-_NO_OUTPUT = "aborted: the turn ended before the tool answered"
 
 
 class Turn:
@@ -87,7 +87,7 @@ class Turn:
     def __enter__(self) -> Self:
         self._started_ms = self._now()
         started = compose.task_started(self.id, self._started_ms, context_window=self._thread.context_window)
-        self._write([started, compose.turn_context(self.id, self._thread.current_settings)])
+        self._thread.begin_turn([started, compose.turn_context(self.id, self._thread.current_settings)])
         return self
 
     def __exit__(
@@ -103,7 +103,7 @@ class Turn:
             error.add_note(f"The turn {self.id} could not be ended in its rollout: {failure}")
 
     def _end(self, end: compose.Raw) -> None:
-        items = [item for call_id in self._open_calls for item in self._output(call_id, _NO_OUTPUT, success=False)]
+        items = [item for call_id in self._open_calls for item in self._output(call_id, NO_OUTPUT, success=False)]
         self._thread.end_turn([*items, end])
 
     def _place(self) -> tuple[str, str, str, str]:

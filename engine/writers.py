@@ -150,12 +150,13 @@ class Writers:
         lock = self._lock(thread_id, "write", foreign=adopt)
         try:
             row, found = self._history.find(thread_id)
-            self._check_appendable(row, found, adopt=adopt)
+            is_own = self._check_appendable(row, found, adopt=adopt)
             found = self._settled(found)
             now = changed_settings(_settings_of(row), settings or {})
             if found.compressed:
                 self._decompress(found)
-            return self._opened(Identity(row.id, found.path, row.history_mode), now, durability, None, lock)
+            identity = Identity(row.id, found.path, row.history_mode)
+            return self._opened(identity, now, durability, None, lock, may_be_open=is_own)
         except BaseException:
             lock.release()
             raise
@@ -192,7 +193,7 @@ class Writers:
             lock = self._lock(new.id, "fork")
             with _released_on_error(lock):
                 self._write_copy(new, item_of(meta), where.copied)
-                return self._opened(identity, _settings_of(row), durability, None, lock)
+                return self._opened(identity, _settings_of(row), durability, None, lock, may_be_open=True)
         start = Start(lambda: item_of(meta), where.base.end_ordinal_exclusive)
         child = self._opened(identity, _settings_of(row), durability, start)
         try:
@@ -256,12 +257,16 @@ class Writers:
         durability: Durability,
         start: Start | None,
         lock: WriterLock | None = None,
+        *,
+        may_be_open: bool = False,
     ) -> Thread:
         check_durability(durability)
         lock = lock or self._lock(identity.id, "write")
         with _released_on_error(lock):
             recorder = self._recorder(identity.path, durability, start)
-        thread = Thread(identity, recorder, lock, settings, durability, self._parts, self._forget)
+        thread = Thread(
+            identity, recorder, lock, settings, durability, self._parts, self._forget, may_be_open=may_be_open
+        )
         with self._mutex:
             self._open.append(thread)
         return thread
@@ -366,7 +371,8 @@ class Writers:
 
     # --- may it be written? --------------------------------------------------------------------------------------
 
-    def _check_appendable(self, row: ThreadRow, found: Found, *, adopt: bool) -> None:
+    def _check_appendable(self, row: ThreadRow, found: Found, *, adopt: bool) -> bool:
+        """Whether the rollout is one of the engine's own."""
         if is_archived(found.path):
             raise ThreadArchived(
                 f"The thread {row.id} is archived.",
@@ -374,12 +380,14 @@ class Writers:
                 path=found.path,
             )
         meta = self._first_meta(found)
-        if not adopt and not bytes(meta.rolloutdb):
+        is_own = bool(bytes(meta.rolloutdb))
+        if not adopt and not is_own:
             raise ForeignRollout(
                 f"The thread {row.id} was written by {meta.originator or 'another program'}.",
                 hint="Resume it with adopt=True, when that program does not use it.",
                 path=found.path,
             )
+        return is_own
 
     def _first_meta(self, found: Found) -> SessionMeta:
         try:

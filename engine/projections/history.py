@@ -108,6 +108,12 @@ class History:
                 segments = [Segment(found, None)]
             yield from lines_backwards_of(self._home, segments, options=self._options, files=self._files)
 
+    def own_lines_backwards(self, found: Found) -> Iterator[bytes]:
+        """The lines of this rollout alone, newest first. Raises `RolloutUnreadable`."""
+        with _readable(found):
+            segments = [Segment(found, None)]
+            yield from lines_backwards_of(self._home, segments, options=self._options, files=self._files)
+
     def _behind(self, found: Found, offset: int) -> Iterator[Located | Damage]:
         path = self._home.absolute(found.path, compressed=found.compressed)
         source = open_source(path, compressed=found.compressed, files=self._files, options=self._options)

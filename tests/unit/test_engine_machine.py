@@ -37,6 +37,7 @@ NEW: dict[str, Any] = {
     "ids": [],
     "name": None,
     "archived": False,
+    "inherited": [],
     "mode": "paginated",
     "totals": [],
     "total": 0,
@@ -139,6 +140,7 @@ class Session:
             **NEW,
             **{name: parent[name][:at] for name in ("turns", "ids", "totals")},
             "words": words,
+            "inherited": parent["ids"][:at],
             "mode": parent["mode"],
             "total": total,
             "tokens": total if parent["mode"] == "legacy" else 0,
@@ -159,6 +161,20 @@ class Session:
         self.e.close()
         shutil.rmtree(self.home)
         self._reopen(copy)
+
+    def break_off(self, thread_id: str, number: int) -> None:
+        """The process is killed in the middle of a turn, with a call that has no output."""
+        thread, word = self.open[thread_id], f"{number} broken off"
+        known = self.model[thread_id]
+        turn = thread.turn()
+        turn.__enter__()
+        turn.user_message(word)
+        turn.tool_call("shell", {}, call_id=word)
+        known["totals"] = [*known["totals"], known["total"]]
+        known["turns"] = [*known["turns"], len(known["words"])]
+        known["ids"] = [*known["ids"], turn.id]
+        known["words"] = [*known["words"], word]
+        self.kill(databases=number % 2 == 0)
 
     def kill_migrating(self, number: int) -> None:
         """A newer release opens what an older one left, and is killed on the way; the next start goes on from there."""
@@ -195,7 +211,29 @@ class Session:
 
     def check_reads(self) -> None:
         for id_, it in self.model.items():
-            assert said(self.e.threads.read(id_)) == it["words"]
+            records = list(self.e.threads.read(id_))
+            assert said(records) == it["words"]
+            self.check_turns(records, it)
+
+    def check_turns(self, records: list[Any], it: dict[str, Any]) -> None:
+        """Every turn but the newest has an end, every call an answer by then; but for what a fork went on from."""
+        begun: list[str] = []
+        ended: list[str] = []
+        unanswered: set[str] = set()
+        for each in records:
+            tag = each.kind.rpartition(".")[2]
+            if tag == "task_started":
+                assert set(begun) - set(ended) <= set(it["inherited"])
+                assert not unanswered or it["inherited"]
+                begun.append(each.payload["turn_id"])
+            elif tag in ("task_complete", "turn_aborted"):
+                ended.append(each.payload["turn_id"])
+            elif tag == "function_call":
+                unanswered.add(each.payload["call_id"])
+            elif tag == "function_call_output":
+                unanswered.discard(each.payload["call_id"])
+        assert begun == it["ids"]
+        assert len(ended) == len(set(ended))
 
     def end(self) -> None:
         """Rows are those of a fresh index of the same files, and audit has nothing to say."""
@@ -272,6 +310,11 @@ class EngineMachine(RuleBasedStateMachine):
     def kill(self, databases: bool) -> None:
         self.session.kill(databases=databases)
 
+    @precondition(lambda self: self.session.open)
+    @rule(which=NUMBER, number=NUMBER)
+    def break_off(self, which: int, number: int) -> None:
+        self.session.break_off(self.any_open(which), number)
+
     @rule(number=NUMBER)
     def kill_migrating(self, number: int) -> None:
         self.session.kill_migrating(number)
@@ -310,6 +353,8 @@ def test_after_any_operations_every_database_can_be_deleted_and_the_rows_come_ba
             session.kill(databases=number % 2 == 0)
         elif chance < 0.0425:
             session.kill_migrating(number)
+        elif chance < 0.045 and session.open:
+            session.break_off(random.choice(list(session.open)), number)
         else:
             what = random.choice(words)
             choices = list(session.open if what in ("say", "close_thread") else session.model)
