@@ -335,37 +335,48 @@ TestEngineMachine = EngineMachine.TestCase
 TestEngineMachine.settings = settings(settings.get_profile("test"), max_examples=25, stateful_step_count=25)
 
 
+WORDS_OF_CALLS = ["say"] * 12 + ["rename", "set_memory_mode", "move", "move", "resume", "resume", "close_thread"]
+
+
+def step(session: Session, random: Random) -> bool:
+    """One random call, a restart or a kill about every hundred; whether there was something to call it for."""
+    number, chance = random.randrange(1_000), random.random()
+    if not session.model or chance < 0.02:
+        session.create(number)
+    elif chance < 0.03:
+        session.fork(random.choice(list(session.model)), number)
+    elif chance < 0.035:
+        session.restart()
+    elif chance < 0.04:
+        session.kill(databases=number % 2 == 0)
+    elif chance < 0.0425:
+        session.kill_migrating(number)
+    elif chance < 0.045 and session.open:
+        session.break_off(random.choice(list(session.open)), number)
+    else:
+        return call(session, random.choice(WORDS_OF_CALLS), number, random)
+    return True
+
+
+def call(session: Session, what: str, number: int, random: Random) -> bool:
+    choices = list(session.open if what in ("say", "close_thread") else session.model)
+    if not choices:
+        return False
+    target = random.choice(choices)
+    if what in ("resume", "close_thread"):
+        getattr(session, what)(target)
+    else:
+        getattr(session, what)(target, number)
+    return True
+
+
 @pytest.mark.parametrize("operations", [2_000, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_after_any_operations_every_database_can_be_deleted_and_the_rows_come_back(operations: int) -> None:
-    """Random calls, a restart or a kill about every hundred; then the rows of a fresh index are the same."""
+    """Random calls, with restarts and kills; then the rows of a fresh index are the same."""
     random, session = Random(operations), Session(seed=operations)
-    words = ["say"] * 12 + ["rename", "set_memory_mode", "move", "move", "resume", "resume", "close_thread"]
     done = 0
     for at in range(operations):
-        number, chance = random.randrange(1_000), random.random()
-        if not session.model or chance < 0.02:
-            session.create(number)
-        elif chance < 0.03:
-            session.fork(random.choice(list(session.model)), number)
-        elif chance < 0.035:
-            session.restart()
-        elif chance < 0.04:
-            session.kill(databases=number % 2 == 0)
-        elif chance < 0.0425:
-            session.kill_migrating(number)
-        elif chance < 0.045 and session.open:
-            session.break_off(random.choice(list(session.open)), number)
-        else:
-            what = random.choice(words)
-            choices = list(session.open if what in ("say", "close_thread") else session.model)
-            if not choices:
-                continue
-            target = random.choice(choices)
-            if what in ("resume", "close_thread"):
-                getattr(session, what)(target)
-            else:
-                getattr(session, what)(target, number)
-        done += 1
+        done += step(session, random)
         if at % 50 == 0:
             session.check_list()
     assert done > operations * 0.8
