@@ -25,7 +25,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 _READS = frozenset(
-    "open_read read pread seek fstat stat kind scan writable read_small read_all read_link try_flock temporary "
+    "open_read read pread seek fstat stat kind folder scan writable read_small read_all read_link try_flock temporary "
     "reading is_local".split()
 )
 """Calls that change nothing below the folder."""
