@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, Struct
 
+from engine.errors import StoreCorrupt
 from engine.events.payloads import (
     GoalUpdated,
     SessionMeta,
@@ -193,6 +194,12 @@ class Threads:
         heads = {thread: head_of(found).path for thread, found in candidates.items() if found}
         states = {path: known[path].state for path in heads.values() if path in known}
         states.update(self._stored_states(transaction, [path for path in heads.values() if path not in known]))
+        if lost := sorted(set(heads.values()) - set(states)):
+            raise StoreCorrupt(
+                f"The database knows {lost[0]} and has no state of it.",
+                hint="Run `rolloutdb rebuild`: everything in it is built again from the rollouts.",
+                path=lost[0],
+            )
         transaction.run_many(_UPSERT_THREAD, [thread_row(path, states[path]) for path in heads.values()])
         gone = [thread for thread, found in candidates.items() if not found]
         if gone:

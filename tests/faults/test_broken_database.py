@@ -10,11 +10,14 @@ from pathlib import Path
 import apsw
 import pytest
 
+import engine
 from engine.clock import SystemClock
 from engine.errors import StoreBusy, StoreCorrupt, StoreUnavailable
 from engine.options import Options
+from engine.projections.registry import THREADS
 from engine.stores.files import Files
 from engine.stores.sqlite import Database
+from engine.testing import HomePlan, make_home
 
 PAGE_BYTES = 8_192
 
@@ -92,6 +95,21 @@ def test_a_file_cut_short_anywhere_lets_the_engine_start(folder: Path, length: i
         assert database.quarantined is not None
         assert Path(database.quarantined, "state_1.sqlite").read_bytes() == content
     check_usable(database)
+
+
+def test_tables_that_do_not_fit_each_other_are_a_damaged_database(tmp_path: Path) -> None:
+    """Damage that SQLite does not notice: a rollout is known and its state is gone, as pages that were never synced leave it."""
+    home = tmp_path / "home"
+    (made,) = make_home(home, HomePlan(threads=1, archived=0, forks=0, seed=4))
+    with engine.open(str(home)) as e:
+        e.backfill()
+        with e._database.write() as transaction:
+            transaction.run("DELETE FROM watermarks")
+        with pytest.raises(StoreCorrupt, match="no state of it") as told, e._database.write() as transaction:
+            THREADS.rechoose(transaction, [made.path])
+        assert "rebuild" in told.value.hint
+        e.backfill()
+        assert e.audit().findings == []
 
 
 def test_a_damaged_schema_is_set_aside_with_its_wal(folder: Path) -> None:
