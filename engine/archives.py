@@ -56,9 +56,11 @@ class Archives:
         with self._owned(row.id, "archive" if archived else "unarchive"):
             here = [self._settled(found) for found in self._history.rollouts(row.id)]
             todo = [found for found in here if is_archived(found.path) != archived]
-            if not todo and row.id not in dict(self._unfinished()):
+            announced = dict(self._unfinished()).get(row.id)
+            if not todo and announced is None:
                 return
-            self._decisions.record(facts.ARCHIVE_BEGUN, row.id, archived=archived)
+            if announced is not archived:  # one that a crash left half done keeps the time at which it was asked for
+                self._decisions.record(facts.ARCHIVE_BEGUN, row.id, archived=archived)
             moved = [(found.path, self._move_file(found, archived=archived)) for found in todo]
             self._decisions.record(facts.ARCHIVE_DONE, row.id, archived=archived)
         with contextlib.suppress(StoreError):  # the next scan sees where the files are

@@ -98,7 +98,7 @@ def test_a_file_cut_short_anywhere_lets_the_engine_start(folder: Path, length: i
 
 
 def test_tables_that_do_not_fit_each_other_are_a_damaged_database(tmp_path: Path) -> None:
-    """Damage that SQLite does not notice: a rollout is known and its state is gone, as pages that were never synced leave it."""
+    """Damage that SQLite does not notice: a rollout is known and its state is gone, as pages that were not synced leave it."""
     home = tmp_path / "home"
     (made,) = make_home(home, HomePlan(threads=1, archived=0, forks=0, seed=4))
     with engine.open(str(home)) as e:

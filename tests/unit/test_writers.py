@@ -116,21 +116,39 @@ def test_a_move_that_fails_at_any_step_loses_nothing_and_is_done_again(tmp_path:
         assert e.audit().findings == []
 
 
-@pytest.mark.parametrize("step", range(1, 9))
+class Stopped(BaseException):
+    """The process ends here."""
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_a_move_that_a_crash_stopped_at_any_step_is_finished_when_the_home_is_opened(
-    tmp_path: Path, step: int, back: bool
+    tmp_path: Path, back: bool
 ) -> None:
-    """The process stops before one of its eight writing calls: after the announcement the next open has to go on."""
-    home = tmp_path / "home"
-    with opened(home) as e:
-        thread_id = written(e, "hello")
-        if back:
-            e.threads.archive(thread_id)
-    calls = [0]
+    """The process stops before one of its writing calls: after the announcement the next open has to go on."""
+    step, ended = 1, False
+    while not ended:
+        home = tmp_path / str(step)
+        with opened(home) as e:
+            thread_id = written(e, "hello")
+            if back:
+                e.threads.archive(thread_id)
+        ended = not moved_until(home, thread_id, step, back=back)
+        announced = step > 1
+        with opened(home, options=LOOK) as e:
+            (path,) = rollouts(home)
+            assert path.startswith("archived") == (announced != back)
+            assert row_of(e, thread_id)[0] == (announced != back)
+            assert said(e.threads.read(thread_id)) == ["hello"]
+            assert e.audit().findings == []
+            with e._database.read() as transaction:
+                assert transaction.row("SELECT count(*) FROM facts WHERE archive_pending = 1") == (0,)
+        step += 1
+    assert step > 12
 
-    class Stopped(BaseException):
-        pass
+
+def moved_until(home: Path, thread_id: str, step: int, *, back: bool) -> bool:
+    """Move the thread, to stop before the writing call of this number; whether there was one."""
+    calls = [0]
 
     def stop(_: int, call: Call) -> int | None:
         steps = ("write", "sync", "link", "remove", "sync_folder")
@@ -141,18 +159,29 @@ def test_a_move_that_a_crash_stopped_at_any_step_is_finished_when_the_home_is_op
         return None
 
     e = opened(home, files=FaultyFiles(Files(), stop))
-    with pytest.raises(Stopped):
+    try:
         (e.threads.unarchive if back else e.threads.archive)(thread_id)
-    e._database.close()
-    announced = step > 1
-    with opened(home, options=LOOK) as e:
-        (path,) = rollouts(home)
-        assert path.startswith("archived") == (announced != back)
-        assert row_of(e, thread_id)[0] == (announced != back)
-        assert said(e.threads.read(thread_id)) == ["hello"]
-        assert e.audit().findings == []
-        with e._database.read() as transaction:
-            assert transaction.row("SELECT count(*) FROM facts WHERE archive_pending = 1") == (0,)
+    except Stopped:
+        return True
+    finally:
+        e._database.close()
+    return False
+
+
+def test_a_move_that_is_finished_later_has_the_time_at_which_it_was_asked_for(tmp_path: Path) -> None:
+    home, files, clock = tmp_path / "home", Faults(), ManualClock()
+    with opened(home, clock, files=files) as e:
+        thread_id = written(e, "hello")
+        files.failing = {"archive.link": errno.EIO}
+        asked_ms = clock.wall_ms()
+        with pytest.raises(RolloutUnusable):
+            e.threads.archive(thread_id)
+    later = ManualClock(wall_ms=asked_ms + 86_400_000)
+    with opened(home, later) as e:
+        assert e.threads.get(thread_id).archived_at_ms == asked_ms
+        e.threads.unarchive(thread_id)
+        e.threads.archive(thread_id)
+        assert e.threads.get(thread_id).archived_at_ms == later.wall_ms()
 
 
 def test_an_unfinished_move_of_a_thread_that_is_in_use_waits_for_the_next_time(tmp_path: Path) -> None:
