@@ -88,7 +88,7 @@ class Redactor:
         """Finish what a crash left half done; a thread that is in use waits for the next time."""
         with self._parts.database.read() as transaction:
             redactions = unfinished_redactions(transaction)
-        for text in redactions:
+        for _, text in redactions:
             with contextlib.suppress(EngineError, OSError, msgspec.DecodeError):
                 self._finish(msgspec.json.decode(text, type=_Announced))
 
