@@ -187,8 +187,11 @@ class Bundler:
                 self._write(packed, rollout)
             done.written.append(_target(rollout.path))
             done.bytes += rollout.bytes
-        if items and not done.dry_run:
-            self._parts.journal.append(items)
+        if not done.dry_run:
+            if items:
+                self._parts.journal.append(items)
+            if missing and self._is_erased(thread.id):
+                self._holdings.note([{"type": facts.RETURNED, "thread_id": thread.id}])
         done.journal_records += len(items)
         (done.imported if missing or items else done.unchanged).append(thread.id)
 
@@ -202,6 +205,10 @@ class Bundler:
 
     def _is_taken(self, rollout: BundledRollout) -> bool:
         return locate(self._parts.home, _target(rollout.path), self._parts.files) is not None
+
+    def _is_erased(self, thread_id: str) -> bool:
+        with self._parts.database.read() as transaction:
+            return transaction.row(_ERASED, {"id": thread_id}) is not None
 
     def _items(self, packed: ZipReader, thread: BundledThread) -> list[Item]:
         """The records that the journal here lacks; none where more was decided here since."""
@@ -383,6 +390,8 @@ def _target(path: str) -> str:
         return f"{ARCHIVED_ROOT}/{file}"
     return f"{ROOTS[0]}/{name.named_at[:4]}/{name.named_at[5:7]}/{name.named_at[8:10]}/{file}"
 
+
+_ERASED = "SELECT 1 FROM facts WHERE thread_id = :id AND erased_at_ms IS NOT NULL AND erase_pending = 0"
 
 _PRESENT = """
     SELECT id FROM threads WHERE EXISTS (

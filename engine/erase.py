@@ -119,14 +119,22 @@ class Eraser:
         self._parts.facts.catch_up()
         with self._parts.database.read() as transaction:
             erasures = unfinished_erasures(transaction)
-            returned = [thread_id for (thread_id,) in transaction.rows(_RETURNED)]
+            reappeared = [thread_id for (thread_id,) in transaction.rows(_REAPPEARED)]
         for thread_id, due_ms in erasures:
             with contextlib.suppress(EngineError, OSError), self._holdings.owned(thread_id, "erase"):
                 self._carry_out([thread_id], due_ms)
-        if returned:
-            with contextlib.suppress(EngineError):
-                self._remove_rows(returned)
-                self._parts.database.scrub()
+        with contextlib.suppress(EngineError, OSError):
+            self._judge_reappeared(reappeared)
+
+    def _judge_reappeared(self, thread_ids: Sequence[str]) -> None:
+        """Erased threads that have rows: put back, which is noted; else folded just before they went, so the rows go."""
+        back = [each for each in thread_ids if self._holdings.rollouts(each)]
+        if back:
+            self._holdings.note([{"type": facts.RETURNED, "thread_id": each} for each in back])
+        left = [each for each in thread_ids if each not in back]
+        if left:
+            self._remove_rows(left)
+            self._parts.database.scrub()
 
     def purge(self) -> tuple[int, int]:
         """Remove what is due in the trash, at most `PURGED_AT_OPEN_MAX` folders; how many files and bytes."""
@@ -343,10 +351,7 @@ _PATHS = "SELECT path FROM streams WHERE thread_id IN (SELECT value FROM json_ea
 _SPAWNED = "SELECT id FROM threads WHERE parent_thread_id IN (SELECT value FROM json_each(:ids)) ORDER BY id"
 
 
-_RETURNED = """
+_REAPPEARED = """
     SELECT thread_id FROM facts WHERE erased_at_ms IS NOT NULL AND erase_pending = 0
     AND EXISTS (SELECT 1 FROM streams WHERE streams.thread_id = facts.thread_id)
-    AND NOT EXISTS (
-        SELECT 1 FROM streams WHERE streams.thread_id = facts.thread_id AND streams.missing_since_ms IS NULL)
 """
-"""Erased threads of which rows came back: somebody folded a rollout just before it went."""

@@ -33,7 +33,7 @@ from engine.stores.rollouts import Source, open_source
 from engine.stores.sqlite import Database
 from engine.stores.writer_lock import acquire
 
-OWN_TAGS = frozenset({facts.ERASE_BEGUN, facts.ERASED})
+OWN_TAGS = frozenset({facts.ERASE_BEGUN, facts.ERASED, facts.RETURNED})
 """Records about an erasure itself say nothing of the thread but its id, and stay."""
 
 _BATCH = 200

@@ -101,7 +101,7 @@ class Redactor:
     def _unfinished(self) -> Iterator[_Announced]:
         with self._parts.database.read() as transaction:
             redactions = unfinished_redactions(transaction)
-        for text in redactions:
+        for _, text in redactions:
             with contextlib.suppress(msgspec.DecodeError):
                 yield msgspec.json.decode(text, type=_Announced)
 

@@ -15,12 +15,16 @@ from typing import Self
 from engine import __version__
 from engine.audit.compare import Auditor
 from engine.audit.findings import AuditReport
+from engine.audit.parts import AuditParts
+from engine.audit.plan import Plan
+from engine.audit.repair import Repairer, RepairParts, RepairReport
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
 from engine.errors import EngineError, ReadOnlyHome, StoreError
 from engine.holdings import RemovalParts
 from engine.options import Options
+from engine.projections import facts
 from engine.projections.backfill import Backfill, BackfillReport, Progress
 from engine.projections.catchup import CatchUp
 from engine.projections.check import Checker
@@ -104,6 +108,29 @@ class Engine:
         with contextlib.suppress(StoreError):
             self._flush.flush()
         return self._auditor.run(deep=deep, progress=progress)
+
+    def repair(
+        self,
+        *,
+        dry_run: bool = False,
+        plan: Plan | None = None,
+        offline: bool = False,
+        deep: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> RepairReport:
+        """Mend what an audit finds, from the files; `dry_run` tells what would be done and changes nothing.
+
+        Of a `plan` (a report's) the steps are done that are still called for. `offline` says that no other program uses
+        this home. Raises `ReadOnlyHome`, `StoreError`; a step that cannot be done is in the report.
+        """
+        self._alive.check()
+        if self._home.state is None:
+            raise ReadOnlyHome(f"The home {self._home.path} cannot be written.", hint="Make it writable first.")
+        with contextlib.suppress(StoreError):
+            self._flush.flush()
+        if dry_run:
+            return self._repairer.plan(deep=deep, progress=progress)
+        return self._repairer.run(wanted=plan, offline=offline, deep=deep, progress=progress)
 
     def compress(self, *, older_than_days: float) -> ColdReport:
         """Compress the rollouts that nobody touched for so long; never done unless asked for.
@@ -223,7 +250,17 @@ class Engine:
             clock=clock,
             files=files,
         )
-        self._auditor = Auditor(home, database, checker, options=options, files=files)
+        audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)
+        self._auditor = Auditor(audited)
+        finish = {
+            facts.ARCHIVE_BEGUN: self._writers.finish_archives,
+            facts.ERASE_BEGUN: self._eraser.finish,
+            facts.REDACTION_BEGUN: self._redactor.finish,
+            "trash": self._eraser.finish,
+        }
+        self._repairer = Repairer(
+            RepairParts(audited, self._auditor, self._runner, self._backfill, self._counters, finish)
+        )
 
 
 def open(  # noqa: A001 - `engine.open(home)` reads as it should

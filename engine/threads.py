@@ -214,7 +214,7 @@ class Threads:
         return mark if mark is not None and mark.version == THREADS.version else None
 
     def _compared(self, stored: Stored, row: ThreadRow, checked: Checked, mark: Watermark | None) -> FetchedThread:
-        found = [] if checked.at_mark is None else differences(checked.at_mark, stored.values)
+        found = [] if checked.at_mark is None else differences(checked.at_mark.row, stored.values)
         rewritten = mark is not None and not checked.same_history
         if found or rewritten:
             self._note_divergence(row, found)

@@ -1,6 +1,7 @@
 """What an audit reports: findings, each of a class, with where it is, what is true, and the command that mends it.
 
-A divergence is never an exception. The words of the classes and of the fields are a contract with other programs.
+A divergence is never an exception. The words of the classes and of the fields are a contract with other programs. A
+finding that no command mends says why in its message.
 """
 
 from __future__ import annotations
@@ -12,17 +13,32 @@ from msgspec import Struct
 Severity = Literal["error", "warning", "info"]
 """error: a list or a row is wrong; warning: bytes of a rollout are damaged or rows lag; info: odd, and nothing is lost."""
 
+REPAIR = "rolloutdb repair"
+REPAIR_OFFLINE = "rolloutdb repair --offline"
+"""For files that a program that takes no lock of ours may be using: not before it has ended."""
+BACKFILL = "rolloutdb backfill"
+UPGRADE = "pip install -U rolloutdb"
+_MENDED_BY_REPAIR = (REPAIR, REPAIR_OFFLINE, BACKFILL)
+
+LAG = "lag"
+"""The one class that is no fault: rows follow a rollout that is being written."""
+
 CLASSES: dict[str, tuple[Severity, str]] = {
     "missing_row": ("error", "a rollout has a thread that the table does not have"),
-    "orphan_row": ("error", "the table has a thread that no known rollout stands behind"),
+    "orphan_row": ("error", "a table has a row that no file stands behind"),
     "lost_truth": ("error", "a thread's rollout is gone"),
     "differing_field": ("error", "a field of the row is not what the file says"),
     "wrong_path": ("error", "the row names another rollout than the thread's head"),
     "wrong_archive_state": ("error", "the row says archived and the folder does not, or the other way round"),
+    "wrong_fact": ("error", "what was decided about a thread is not in its row as it was recorded"),
     "stale_watermark": ("warning", "the file goes on beyond what the row has followed"),
     "lying_watermark": ("error", "the watermark's own state is not what the bytes before it give"),
     "wrong_stream": ("error", "what the tables know of a rollout is not what the file says"),
+    "wrong_set_aside": ("error", "the list of set-aside records is not what the bytes give"),
     "rewritten_history": ("error", "the bytes before the watermark are not those that were followed"),
+    "truncated_file": ("error", "the file is shorter than what was followed, and is what it was before that"),
+    "newer_projection": ("warning", "a newer release wrote these rows, and they are left to it"),
+    "lag": ("info", "the rows follow a rollout that is being written now"),
     "duplicate_id": ("warning", "several rollouts claim to be the same one"),
     "damaged_span": ("warning", "bytes that are no record"),
     "torn_tail": ("warning", "the last line is cut, or is still being written"),
@@ -35,11 +51,38 @@ CLASSES: dict[str, tuple[Severity, str]] = {
     "empty_file": ("info", "a rollout without a record is no thread"),
     "byte_order_mark": ("info", "the file begins with a byte order mark"),
     "unreadable": ("error", "a file or folder that cannot be read or used"),
+    "dangling_base": ("warning", "a fork goes on from a place in a rollout that is not there"),
+    "dangling_edge": ("info", "a thread names a parent that is not known"),
+    "leftover_file": ("info", "a file that a crash left half done"),
+    "stale_lock": ("info", "the lock of a writer that has ended"),
+    "unfinished": ("warning", "a change of a thread was begun and not finished"),
+    "stale_failure": ("warning", "a rollout is listed as unreadable, and it is not"),
+    "damaged_database": ("error", "a database is damaged"),
 }
+
+_WHY_NOT = {
+    "set_aside": "it stays in its rollout, whose bytes are never changed",
+    "duplicate_id": "which one to keep is yours to say: move the other one out of the home",
+    "damaged_span": "bytes of a rollout are never changed; all records around it count",
+    "torn_tail": "its thread cuts it before the next append",
+    "duplicate_ordinal": "numbers of a rollout are never changed; both records count",
+    "ordinal_gap": "what is missing is in no file here",
+    "missing_ordinal": "numbers of a rollout are never changed; the record counts",
+    "missing_meta": "what it said is in no file here",
+    "id_differs": "the file's name is yours to change",
+    "empty_file": "remove it, if no program uses it",
+    "byte_order_mark": "nothing has to be done",
+    "unreadable": "look at the file, its owner and its mode",
+    "dangling_base": "restore that rollout from a backup; the own part can be read",
+    "dangling_edge": "nothing has to be done",
+    "leftover_file": "look at the two and keep one of them",
+    "lag": "the rows follow by themselves",
+}
+"""Why a finding that has no command cannot have one."""
 
 
 class Finding(Struct, frozen=True, kw_only=True, rename={"class_": "class"}):
-    """One thing an audit saw. `path` is relative to the home, `offset` in plain bytes."""
+    """One thing an audit saw. `path` is relative to the home, absolute for what lies elsewhere; `offset` in plain bytes."""
 
     class_: str
     severity: Severity
@@ -51,6 +94,11 @@ class Finding(Struct, frozen=True, kw_only=True, rename={"class_": "class"}):
     row_value: Any = None
     message: str
     mend: str | None = None
+
+    @property
+    def is_mended_by_repair(self) -> bool:
+        """Whether `repair` is what takes this finding away."""
+        return self.mend in _MENDED_BY_REPAIR
 
 
 class Checked(Struct, frozen=True):
@@ -71,8 +119,31 @@ class AuditReport(Struct, frozen=True):
     checked: Checked
     unknown_kinds: dict[str, int] | None = None
 
+    @property
+    def faults(self) -> list[Finding]:
+        """The findings but for mere lag."""
+        return [each for each in self.findings if each.class_ != LAG]
 
-def finding(class_: str, message: str, *, mend: str | None = None, **where: Any) -> Finding:
-    """A finding with the severity of its class."""
+
+def finding(class_: str, message: str, *, mend: str | None = None, why: str | None = None, **where: Any) -> Finding:
+    """A finding with the severity of its class; `why` tells, where nothing mends it, what keeps it from being mended."""
     severity, _ = CLASSES[class_]
+    if mend is None and (why := why or _WHY_NOT.get(class_)):
+        message = f"{message}; {why}"
     return Finding(class_=class_, severity=severity, message=message, mend=mend, **where)
+
+
+def dismissal(thread_id: str) -> str:
+    """The command that ends a lost thread's being shown."""
+    return f"rolloutdb threads dismiss {thread_id}"
+
+
+def short(value: object) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def by_place(each: Finding) -> tuple[str, str, int, str]:
+    """The order of a report."""
+    return (each.path or "", each.thread_id or "", each.offset if each.offset is not None else -1, each.class_)

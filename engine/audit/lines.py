@@ -43,6 +43,7 @@ class Lines:
     damage: list[Damage] = field(default_factory=list)
     numbers: list[NumberTrouble] = field(default_factory=list)
     number_troubles: int = 0
+    last_ordinal: int | None = None
     byte_order_mark: bool = False
     kinds: Counter[str] = field(default_factory=Counter)
     bad_payloads: list[Damage] = field(default_factory=list)
@@ -58,10 +59,10 @@ class Lines:
         return {kind: count for kind, count in sorted(self.kinds.items()) if kind not in KNOWN}
 
 
-def look(source: Source, options: Options, *, deep: bool = False) -> Lines:
-    """Read a rollout to its end. Raises OSError."""
+def look(source: Source, options: Options, *, deep: bool = False, before: int | None = None) -> Lines:
+    """Read a rollout to its end; `before` is the number that its first record follows, where that is known. Raises OSError."""
     lines = Lines(byte_order_mark=source.read_at(0, len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK)
-    numbers = _Numbers(lines)
+    numbers = _Numbers(lines, before)
     for block in blocks(source, 0, None, options):
         lines.bytes += block.length
         if block.passed:
@@ -72,6 +73,7 @@ def look(source: Source, options: Options, *, deep: bool = False) -> Lines:
             _look_by_sight(block, lines, numbers)
     if source.broken is not None:
         lines.damage.append(Damage(lines.bytes, 0, "broken", source.broken))
+    lines.last_ordinal = numbers.before
     return lines
 
 
@@ -124,14 +126,14 @@ def _take(block: Block, start: int, stop: int, lines: Lines, numbers: _Numbers) 
 class _Numbers:
     """Follows the ordinals of a rollout. They begin with the first record that has one; a legacy rollout has none."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: Lines, before: int | None) -> None:
         self._lines = lines
-        self._before: int | None = None
+        self.before = before
 
     def take(self, offset: int, ordinal: int | None) -> None:
-        before = self._before
+        before = self.before
         if before is None:
-            self._before = ordinal
+            self.before = ordinal
             return
         if ordinal is None:
             self._trouble("missing_ordinal", offset, ordinal, before)
@@ -140,7 +142,7 @@ class _Numbers:
             self._trouble("duplicate_ordinal", offset, ordinal, before)
         elif ordinal > before + 1:
             self._trouble("ordinal_gap", offset, ordinal, before)
-        self._before = ordinal
+        self.before = ordinal
 
     def _trouble(self, class_: str, offset: int, ordinal: int | None, before: int) -> None:
         self._lines.number_troubles += 1

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import engine
-from engine.cli import USAGE, commands, decide, remove
+from engine.cli import USAGE, commands, decide, mend, remove
 from engine.cli.asked import Asked
 from engine.errors import InvalidRequest
 
@@ -127,7 +127,7 @@ def rebuild(
 ) -> None:
     """Fold every rollout anew, thread by thread, beside readers.
 
-    It mends every row that an audit found wrong. A damaged database is set aside, never deleted.
+    `repair` mends single rows sooner. A damaged database is set aside, never deleted.
     """
     asked = _asked(context, Asked(home, state_dir, as_json))
     _answer(asked, commands.backfill(asked, workers=workers, anew=True))
@@ -136,17 +136,51 @@ def rebuild(
 @app.command(epilog=_epilog("rolloutdb audit", "rolloutdb audit --deep --json | jq '.findings[].class'"))
 def audit(
     context: typer.Context,
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every line, also those that no row is made of.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every line, and check the databases' indexes.")] = False,
     home: Home = None,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
     """Compare every row with every file; change nothing.
 
-    Any finding, of whatever severity, makes the exit code 1.
+    Any finding but mere lag, of whatever severity, makes the exit code 1.
     """
     asked = _asked(context, Asked(home, state_dir, as_json))
     _answer(asked, commands.audit(asked, deep=deep))
+
+
+@app.command(
+    epilog=_epilog(
+        "rolloutdb repair --dry-run",
+        "rolloutdb repair",
+        "rolloutdb repair --dry-run --save plan.json && rolloutdb repair --plan plan.json",
+    )
+)
+def repair(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
+    save: Annotated[
+        str | None, typer.Option("--save", metavar="FILE", help="With --dry-run: keep the plan, as JSON.")
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", metavar="FILE", help="Do only what this plan names and is still called for.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="No other program uses this home: files of its rollouts may be touched.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Audit with --deep before and after.")] = False,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Mend what an audit finds, from the files.
+
+    It may be stopped and repeated. No byte of a rollout changes but for a torn tail, which is cut and kept in quarantine.
+    The exit code is 1 where something remains that a repair mends; what nothing can mend is told and stays.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    wanted = mend.Wanted(dry_run, save, plan, offline, deep)
+    _answer(asked, mend.repair(asked, wanted))
 
 
 @app.command(epilog=_epilog("rolloutdb demo", "rolloutdb demo --keep"))
@@ -291,6 +325,15 @@ def threads_unarchive(
     """Bring a thread's files back from the archive."""
     asked = _asked(context, Asked(home, state_dir, as_json))
     _answer(asked, decide.unarchive(asked, thread_id))
+
+
+@threads.command("dismiss", epilog=_epilog("rolloutdb threads dismiss 019ddd9d-f053-7991-a505-b639f6b80c15"))
+def threads_dismiss(
+    context: typer.Context, thread_id: ThreadId, home: Home = None, state_dir: StateDir = None, as_json: Json = False
+) -> None:
+    """Stop showing a thread whose rollout is gone. It is shown again when the rollout comes back."""
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    _answer(asked, decide.dismiss(asked, thread_id))
 
 
 @threads.command(

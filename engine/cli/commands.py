@@ -62,7 +62,7 @@ def audit(asked: Asked, *, deep: bool) -> Answer:
 
     with asked.open() as engine, Bar("auditing") as bar:
         report = engine.audit(deep=deep, progress=bar.show)
-    code = FINDINGS if report.findings else DONE
+    code = FINDINGS if report.faults else DONE
     return Answer(report, code, lambda console: _tables().show_audit(console, report))
 
 

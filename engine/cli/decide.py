@@ -37,6 +37,11 @@ def unarchive(asked: Asked, thread_id: str) -> Answer:
     return _changed(asked, thread_id, "is active", lambda engine, id_: engine.threads.unarchive(id_))
 
 
+def dismiss(asked: Asked, thread_id: str) -> Answer:
+    """Stop showing a thread whose rollout is gone."""
+    return _changed(asked, thread_id, "is not shown any more", lambda engine, id_: engine.threads.dismiss(id_))
+
+
 def fork(asked: Asked, thread_id: str, *, through_turn: str | None, before_turn: str | None) -> Answer:
     """A new thread that goes on from this one."""
     through = None if through_turn is None else text(through_turn, "--through")

@@ -15,8 +15,8 @@ from engine.projections.registry import THREADS
 from engine.projections.threads import COLUMNS, ThreadState, stream_of, thread_row
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home
-from engine.stores.rollouts import open_source
-from engine.stores.watermarks import Watermark
+from engine.stores.rollouts import Source, open_source
+from engine.stores.watermarks import History, Watermark
 
 
 class Difference(NamedTuple):
@@ -27,20 +27,33 @@ class Difference(NamedTuple):
     row_value: Any
 
 
+class AtMark(NamedTuple):
+    """What the bytes before a watermark give: the row, the encoded state, the last ordinal, what was set aside."""
+
+    row: tuple[Any, ...]
+    state: bytes
+    ordinal: int | None
+    set_aside: list[SetAside]
+
+
 class Checked(NamedTuple):
     """What a rollout says. Rows are in the order of `COLUMNS`; `set_aside` is of the whole file.
 
-    `at_mark` is the fold up to the watermark, None where there is none; `same_history` whether the bytes before the
+    `at_mark` is the fold up to the watermark, None where there is none; `history` tells whether the bytes before the
     watermark are those that were followed; `lag_bytes` how much lies beyond it (a torn tail is not counted).
     """
 
     row: tuple[Any, ...]
     state: ThreadState
-    at_mark: tuple[Any, ...] | None
-    state_at_mark: bytes | None
-    same_history: bool
+    at_mark: AtMark | None
+    history: History
     lag_bytes: int
     set_aside: list[SetAside]
+
+    @property
+    def same_history(self) -> bool:
+        """Whether the watermark's file is the one that was followed."""
+        return self.history is History.SAME
 
 
 class Checker:
@@ -60,10 +73,12 @@ class Checker:
         try:
             if mark is None:
                 (whole,) = self._folder.fold(stream, source, {})
-                return _checked(found.path, None, whole, None)
+                state = THREADS.decode(whole.mark.state)
+                row = thread_row(found.path, state)
+                return Checked(row, state, None, History.SAME, whole.mark.offset, whole.set_aside)
             (until,) = self._folder.fold(stream, source, {}, end=mark.offset)
             (whole,) = self._folder.fold(stream, source, {THREADS.name: until.mark})
-            return _checked(found.path, until, whole, mark)
+            return _checked(found.path, until, whole, mark, _history(source, until.mark, mark))
         finally:
             source.close()
 
@@ -77,17 +92,23 @@ def differences(file_row: Sequence[Any], stored_row: Sequence[Any]) -> list[Diff
     ]
 
 
-def _checked(path: str, until: Folded | None, whole: Folded, mark: Watermark | None) -> Checked:
+def _history(source: Source, until: Watermark, mark: Watermark) -> History:
+    """What became of the bytes that were followed; they are all read, so no digest of a part stands for them."""
+    if (until.offset, until.chain, until.tail) == (mark.offset, mark.chain, mark.tail):
+        return History.SAME
+    is_shorter = mark.offset > 0 and not source.read_at(mark.offset - 1, 1)
+    return History.TRUNCATED if is_shorter else History.REWRITTEN
+
+
+def _checked(path: str, until: Folded, whole: Folded, mark: Watermark, history: History) -> Checked:
     state = THREADS.decode(whole.mark.state)
-    aside = whole.set_aside if until is None or whole.anew else [*until.set_aside, *whole.set_aside]
-    if until is None or mark is None:
-        return Checked(thread_row(path, state), state, None, None, True, whole.mark.offset, aside)
     return Checked(
         row=thread_row(path, state),
         state=state,
-        at_mark=thread_row(path, THREADS.decode(until.mark.state)),
-        state_at_mark=until.mark.state,
-        same_history=(until.mark.offset, until.mark.chain, until.mark.tail) == (mark.offset, mark.chain, mark.tail),
+        at_mark=AtMark(
+            thread_row(path, THREADS.decode(until.mark.state)), until.mark.state, until.mark.ordinal, until.set_aside
+        ),
+        history=history,
         lag_bytes=max(0, whole.mark.offset - mark.offset),
-        set_aside=aside,
+        set_aside=whole.set_aside if whole.anew else [*until.set_aside, *whole.set_aside],
     )

@@ -27,10 +27,10 @@ from engine.stores.journal import Journal
 from engine.stores.layout import Home, is_id
 from engine.stores.rollouts import Located, PlainSource, blocks, line_of, records
 from engine.stores.sqlite import Database, Transaction, Value
-from engine.stores.watermarks import History, Watermark, judge_history, resume_chain
+from engine.stores.watermarks import History, Watermark, chain_at, judge_history, resume_chain
 
 SESSION_INDEX = "session_index.jsonl"
-VERSION = 1
+VERSION = 2
 LOST_SWAPS_MAX = 3
 """How often a stream is read again because somebody else was faster; then it is read where nobody can come between."""
 
@@ -44,6 +44,8 @@ ARCHIVE_DONE = "archive_done"
 DISMISSED = "thread_dismissed"
 ERASE_BEGUN = "erase_begun"
 ERASED = "thread_erased"
+RETURNED = "thread_returned"
+"""An erased thread is here again (imported, or put back from the trash): it counts as any other from then on."""
 REDACTION_BEGUN = "redaction_begun"
 REDACTION_DONE = "redaction_done"
 
@@ -60,7 +62,7 @@ class _Index(msgspec.Struct):
     updated_at: str | None = None
 
 
-class _Followed(msgspec.Struct, frozen=True, array_like=True):
+class Followed(msgspec.Struct, frozen=True, array_like=True):
     """How far one file of a stream was followed."""
 
     name: str
@@ -74,7 +76,7 @@ class _Stream(NamedTuple):
     folder: str
     names: Callable[[], list[str]]
     clear: str
-    read: Callable[[PlainSource, int, _Effects, Options], tuple[int, bytes]]
+    read: Callable[[PlainSource, int, int | None, _Effects, Options], tuple[int, bytes]]
 
 
 class _Step(NamedTuple):
@@ -82,7 +84,7 @@ class _Step(NamedTuple):
 
     anew: bool
     effects: _Effects
-    followed: list[_Followed]
+    followed: list[Followed]
 
 
 class Facts:
@@ -124,6 +126,49 @@ class Facts:
                 step = self._from_start(stream, stream.names())
                 _write(transaction, stream, step)
 
+    def followed(self, transaction: Transaction) -> dict[str, list[Followed]]:
+        """How far each stream was followed, by its name, file by file."""
+        return {stream.key: _load(transaction, stream) for stream in self._streams}
+
+    def fold_into(self, scratch: Database, followed: Mapping[str, Sequence[Followed]]) -> dict[str, list[str]]:
+        """Apply to an empty database what was followed, once more and from the beginning.
+
+        Streams that cannot be told, by name: the files of it that are not what was followed, or none where a newer engine
+        followed it. Raises `HomeUnreadable`.
+        """
+        untold: dict[str, list[str]] = {}
+        for stream in self._streams:
+            effects: _Effects = {}
+            marks = followed[stream.key]
+            with self._named(stream):
+                changed = [each.name for each in marks if not self._gather_again(stream, each, effects)]
+            if changed or any(each.mark.version != VERSION for each in marks):
+                untold[stream.key] = changed
+                continue
+            with scratch.write() as transaction:
+                _write(transaction, stream, _Step(anew=False, effects=effects, followed=[]))
+        return untold
+
+    def path_of(self, stream: str, name: str) -> str:
+        """Where a file of a stream is."""
+        return next(f"{each.folder}/{name}" for each in self._streams if each.key == stream)
+
+    def _gather_again(self, stream: _Stream, each: Followed, effects: _Effects) -> bool:
+        """Whether the bytes that were followed are still there; their effects are then gathered."""
+        path, mark = f"{stream.folder}/{each.name}", each.mark
+        if self._files.stat(path, op="facts.stat") is None:
+            return False
+        with self._files.reading(path, op="facts.read") as fd:
+            source = PlainSource(fd, self._files.fstat(fd, op="facts.stat"), self._files)
+            if mark.state and source.stat != mark.stat:
+                return False  # its last line had no LF: what it said then cannot be told
+            tail_start = max(0, mark.offset - BLOCK_BYTES)
+            tail = tail_digest(source.read_at(tail_start, mark.offset - tail_start))
+            if (chain_at(source, mark.offset).digest, tail) != (mark.chain, mark.tail):
+                return False
+            stream.read(source, 0, None if mark.state else mark.offset, effects, self._options)
+            return True
+
     @contextlib.contextmanager
     def _named(self, stream: _Stream) -> Iterator[None]:
         """Names and other facts that cannot be read are no list without them: the error says which file it was."""
@@ -160,7 +205,7 @@ class Facts:
             if step is not None:
                 _write(transaction, stream, step)
 
-    def _next(self, stream: _Stream, followed: Sequence[_Followed]) -> _Step | None:
+    def _next(self, stream: _Stream, followed: Sequence[Followed]) -> _Step | None:
         """What is to be applied behind what was followed, or None: nothing, or a newer engine's business."""
         if any(each.mark.version > VERSION for each in followed):
             return None
@@ -175,11 +220,11 @@ class Facts:
                 return step
         return self._from_start(stream, names)
 
-    def _is_current(self, stream: _Stream, each: _Followed) -> bool:
+    def _is_current(self, stream: _Stream, each: Followed) -> bool:
         stat = self._files.stat(f"{stream.folder}/{each.name}", op="facts.stat")
         return each.mark.version == VERSION and each.mark.stat == stat
 
-    def _go_on(self, stream: _Stream, names: Sequence[str], followed: Sequence[_Followed]) -> _Step | None:
+    def _go_on(self, stream: _Stream, names: Sequence[str], followed: Sequence[Followed]) -> _Step | None:
         """The files from the last that was followed on; None where that one is not what it was."""
         step = _Step(anew=False, effects={}, followed=list(followed[:-1]))
         for name in names[len(step.followed) :]:
@@ -187,7 +232,7 @@ class Facts:
             now = self._read(stream, name, mark, step.effects)
             if now is None:
                 return None
-            step.followed.append(_Followed(name, now))
+            step.followed.append(Followed(name, now))
         return step
 
     def _from_start(self, stream: _Stream, names: Sequence[str]) -> _Step:
@@ -204,7 +249,7 @@ class Facts:
             ):
                 return None
             start = 0 if mark is None else mark.offset
-            end, state = stream.read(source, start, effects, self._options)
+            end, state = stream.read(source, start, None, effects, self._options)
             chain = resume_chain(source, mark)
             for at in range(start, end, BLOCK_BYTES):
                 data = source.read_at(at, min(BLOCK_BYTES, end - at))
@@ -214,9 +259,9 @@ class Facts:
             return Watermark(VERSION, end, None, chain.digest, tail, source.stat, state)
 
 
-def _load(transaction: Transaction, stream: _Stream) -> list[_Followed]:
+def _load(transaction: Transaction, stream: _Stream) -> list[Followed]:
     row = transaction.row("SELECT followed FROM fact_streams WHERE stream = :stream", {"stream": stream.key})
-    return [] if row is None else msgspec.msgpack.decode(row[0], type=list[_Followed])
+    return [] if row is None else msgspec.msgpack.decode(row[0], type=list[Followed])
 
 
 def _write(transaction: Transaction, stream: _Stream, step: _Step) -> None:
@@ -231,10 +276,12 @@ def _write(transaction: Transaction, stream: _Stream, step: _Step) -> None:
     )
 
 
-def _read_journal(source: PlainSource, start: int, effects: _Effects, options: Options) -> tuple[int, bytes]:
+def _read_journal(
+    source: PlainSource, start: int, end_at: int | None, effects: _Effects, options: Options
+) -> tuple[int, bytes]:
     """Gather the effects of all lines with an LF; where the last of them ends."""
     end = start
-    for found in records(source, start, None, options):
+    for found in records(source, start, end_at, options):
         if found.offset + found.length >= source.stat.size:
             break
         end = found.offset + found.length + 1
@@ -243,10 +290,12 @@ def _read_journal(source: PlainSource, start: int, effects: _Effects, options: O
     return end, b""
 
 
-def _read_index(source: PlainSource, start: int, effects: _Effects, options: Options) -> tuple[int, bytes]:
+def _read_index(
+    source: PlainSource, start: int, end_at: int | None, effects: _Effects, options: Options
+) -> tuple[int, bytes]:
     """Gather the names of all lines; the last one counts without its LF, and is not followed yet."""
     end = start
-    for block in blocks(source, start, None, options):
+    for block in blocks(source, start, end_at, options):
         at = 0
         while at < block.end and not block.passed:
             stop = block.data.find(b"\n", at, block.end)
@@ -288,7 +337,11 @@ def _gather_journal(found: Located, effects: _Effects) -> None:
     thread_id = thread_id.lower()
     values = {"thread_id": thread_id, "at_ms": time_ms(found.record.timestamp) or 0, **more}
     before = effects.get((sql, thread_id))
-    effects[sql, thread_id] = values if sql != _ARCHIVE or before is None else _archive_after(before, values)
+    effects[sql, thread_id] = values if before is None else _MERGED.get(sql, _last)(before, values)
+
+
+def _last(_: _Values, now: _Values) -> _Values:
+    return now
 
 
 def _archive_after(before: _Values, now: _Values) -> _Values:
@@ -298,6 +351,13 @@ def _archive_after(before: _Values, now: _Values) -> _Values:
     if before["archived"] == now["archived"]:
         return {**now, "at_ms": before["at_ms"], "begun": before["begun"]}
     return {**now, "begun": 1}
+
+
+def _erase_after(before: _Values, now: _Values) -> _Values:
+    """Two steps of an erasure as one: one that is only begun leaves what was settled before."""
+    if now["settled"] or not before["settled"]:
+        return now
+    return {**now, "settled": 1, "erased": before["erased"], "at_ms": before["at_ms"]}
 
 
 def _text(value: object) -> str | None:
@@ -326,11 +386,16 @@ def _dismissed(_: Mapping[str, Any]) -> tuple[str, _Values]:
 
 def _erase_begun(payload: Mapping[str, Any]) -> tuple[str, _Values]:
     due_ms = payload.get("due_ms")
-    return _ERASE, {"pending": 1, "due_ms": due_ms if isinstance(due_ms, int) else None}
+    due_ms = due_ms if isinstance(due_ms, int) else None
+    return _ERASE, {"pending": 1, "due_ms": due_ms, "settled": 0, "erased": 0}
 
 
 def _erased(_: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _ERASE, {"pending": 0, "due_ms": None}
+    return _ERASE, {"pending": 0, "due_ms": None, "settled": 1, "erased": 1}
+
+
+def _returned(_: Mapping[str, Any]) -> tuple[str, _Values]:
+    return _ERASE, {"pending": 0, "due_ms": None, "settled": 1, "erased": 0}
 
 
 def _redaction_begun(payload: Mapping[str, Any]) -> tuple[str, _Values]:
@@ -359,6 +424,7 @@ _EFFECTS: dict[str, Callable[[Mapping[str, Any]], tuple[str, _Values]]] = {
     DISMISSED: _dismissed,
     ERASE_BEGUN: _erase_begun,
     ERASED: _erased,
+    RETURNED: _returned,
     REDACTION_BEGUN: _redaction_begun,
     REDACTION_DONE: _redaction_done,
 }
@@ -373,10 +439,13 @@ _ARCHIVE = """
 
 _ERASE = """
     INSERT INTO facts (thread_id, erased_at_ms, erase_pending, erase_due_ms)
-    VALUES (:thread_id, iif(:pending, NULL, :at_ms), :pending, :due_ms)
-    ON CONFLICT (thread_id) DO UPDATE SET erased_at_ms = coalesce(excluded.erased_at_ms, facts.erased_at_ms),
+    VALUES (:thread_id, iif(:settled AND :erased, :at_ms, NULL), :pending, :due_ms)
+    ON CONFLICT (thread_id) DO UPDATE SET erased_at_ms = iif(:settled, excluded.erased_at_ms, facts.erased_at_ms),
     erase_pending = excluded.erase_pending, erase_due_ms = excluded.erase_due_ms
 """
+
+_MERGED = {_ARCHIVE: _archive_after, _ERASE: _erase_after}
+"""Statements whose later effect does not simply replace an earlier one that is not written yet."""
 
 _SET_INDEX_NAME = """
     INSERT INTO index_names (thread_id, name, name_at_ms) VALUES (:thread_id, :name, :at_ms)
@@ -396,6 +465,7 @@ def unfinished_erasures(transaction: Transaction) -> list[tuple[str, int | None]
     return [(thread_id, due_ms) for thread_id, due_ms in rows]
 
 
-def unfinished_redactions(transaction: Transaction) -> list[str]:
-    """The announcements (JSON) of redactions that were begun and not finished."""
-    return [text for (text,) in transaction.rows("SELECT redaction FROM facts WHERE redaction IS NOT NULL")]
+def unfinished_redactions(transaction: Transaction) -> list[tuple[str, str]]:
+    """Threads of which a redaction was begun and not finished, and its announcement (JSON)."""
+    rows = transaction.rows("SELECT thread_id, redaction FROM facts WHERE redaction IS NOT NULL")
+    return [(thread_id, text) for thread_id, text in rows]

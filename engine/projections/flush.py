@@ -179,6 +179,8 @@ class Flush:
             if self._closing.wait(self._options.flush_delay_ms / 1000):
                 return
             self._wake.clear()
+            if self._closing.is_set():
+                return  # the clear took the wake of a close along, and nobody would send another
             # What failed stays dirty: the next append, query or close tries again.
             with contextlib.suppress(EngineError):
                 self.flush()

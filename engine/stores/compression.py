@@ -147,25 +147,38 @@ def settle(home: Home, found: Found, *, options: Options, files: Files) -> Found
         return _settle(home, found, options, files)
 
 
-def _settle(home: Home, found: Found, options: Options, files: Files) -> Found | None:
+def superfluous(home: Home, found: Found, *, options: Options, files: Files) -> str | None:
+    """Which form of a rollout `settle` would remove, `plain` or `compressed`; None where there is one. Changes nothing.
+
+    Raises `RolloutUnusable` where the two differ.
+    """
     plain, stored = _forms(home, found)
-    for path in (plain, stored):
-        files.remove(_beside(path), op="compress.leftover")
-    if files.kind(stored, op="compress.stat") is None or files.stat(plain, op="compress.stat") is None:
-        return None
-    with _opened(plain, options, files, compressed=False) as ours, _opened(stored, options, files) as other:
-        size = _common(ours, other, options)
-        is_beginning = other.broken is None and not other.read_at(size, 1)
-        is_all = is_beginning and size == ours.stat.size
+    with _failing(found, "be looked at"):
+        if files.kind(stored, op="compress.stat") is None or files.stat(plain, op="compress.stat") is None:
+            return None
+        with _opened(plain, options, files, compressed=False) as ours, _opened(stored, options, files) as other:
+            size = _common(ours, other, options)
+            is_beginning = other.broken is None and not other.read_at(size, 1)
+            is_all = is_beginning and size == ours.stat.size
     if not is_beginning:
         raise _unusable(
             found.path,
             "there are a plain and a compressed file of it, and they differ",
             "Look at both; the plain one counts. Remove the other, or keep it elsewhere.",
         )
-    files.remove(plain if is_all else stored, op="compress.settle")
+    return "plain" if is_all else "compressed"
+
+
+def _settle(home: Home, found: Found, options: Options, files: Files) -> Found | None:
+    plain, stored = _forms(home, found)
+    for path in (plain, stored):
+        files.remove(_beside(path), op="compress.leftover")
+    goes = superfluous(home, found, options=options, files=files)
+    if goes is None:
+        return None
+    files.remove(plain if goes == "plain" else stored, op="compress.settle")
     files.sync_folder(plain.rpartition("/")[0], op="compress.sync_folder")
-    return locate(home, found.path, files) if is_all else None
+    return locate(home, found.path, files) if goes == "plain" else None
 
 
 def _forms(home: Home, found: Found) -> tuple[str, str]:

@@ -91,6 +91,13 @@ class Journal:
             filled = [fill_lines(path, other, options=self._options, files=self._files) for path in self.segments()]
         return sum(count for count, _ in filled), sum(size for _, size in filled)
 
+    def trim(self) -> None:
+        """Cut what a crash left behind the last LF, kept aside, as the next append would. Raises OSError, `StoreBusy`."""
+        with self._mutex, self._locked():
+            self._known = None
+            if segments := self.segments():
+                self._recover(segments[-1])
+
     def segments(self) -> list[Segment]:
         """The segments that are there, oldest first."""
         if self._state is None or self._files.kind(self._folder, op="journal.segments") != "folder":

@@ -41,20 +41,18 @@ def lineage(home: Home, found: Found, resolve: Resolve, *, options: Options, fil
     segments = [Segment(found, None)]
     seen = {found.path}
     while (base := _base_of(home, segments[-1].found, options, files)) is not None:
-        parent = resolve(base.thread_id)
-        if parent is None:
-            raise _broken(
-                found,
-                f"its base {base.thread_id} is not in the home",
-                "Restore that rollout, or read the own part only.",
-            )
-        if parent.path in seen or len(segments) > GENERATIONS_MAX:
+        segment = _resolved(home, found, base, resolve, options, files)
+        if segment.found.path in seen or len(segments) > GENERATIONS_MAX:
             raise _broken(found, "its bases lead back to themselves", "Look at the history_base of its session_meta.")
-        seen.add(parent.path)
-        if base.end_byte_offset is not None:
-            _check_end(home, found, parent, base.end_byte_offset, options, files)
-        segments.append(Segment(parent, base.end_byte_offset))
+        seen.add(segment.found.path)
+        segments.append(segment)
     return segments[::-1]
+
+
+def base_segment(home: Home, found: Found, resolve: Resolve, *, options: Options, files: Files) -> Segment | None:
+    """The part of its base that a rollout goes on from, or None. Raises `LineageBroken`, OSError."""
+    base = _base_of(home, found, options, files)
+    return None if base is None else _resolved(home, found, base, resolve, options, files)
 
 
 def read_lineage(
@@ -124,6 +122,16 @@ def _base_of(home: Home, found: Found, options: Options, files: Files) -> _Base 
     if meta is None or meta.history_base is None:
         return None
     return _Base(meta.history_base.thread_id.lower(), meta.history_base.end_byte_offset)
+
+
+def _resolved(home: Home, found: Found, base: _Base, resolve: Resolve, options: Options, files: Files) -> Segment:
+    parent = resolve(base.thread_id)
+    if parent is None:
+        what = f"its base {base.thread_id} is not in the home"
+        raise _broken(found, what, "Restore that rollout, or read the own part only.")
+    if base.end_byte_offset is not None:
+        _check_end(home, found, parent, base.end_byte_offset, options, files)
+    return Segment(parent, base.end_byte_offset)
 
 
 def _check_end(home: Home, found: Found, parent: Found, end: int, options: Options, files: Files) -> None:

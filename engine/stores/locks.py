@@ -116,6 +116,12 @@ def _exists(pid: int) -> bool:
     return True
 
 
+def is_running(pid: int, files: Files) -> bool:
+    """Whether a process of this number runs here, whoever it is."""
+    process = _process(pid, files)
+    return process.state != "dead" if process is not None else _exists(pid)
+
+
 def _host(files: Files) -> str:
     """The host's name; in a process id namespace of its own that too, since process ids mean nothing across them."""
     namespace = files.read_link("/proc/self/ns/pid", op="owner.namespace")
@@ -195,6 +201,16 @@ def pause_s(tries: int, clock: Clock) -> float:
 def flock_holder(path: str, files: Files) -> str | None:
     """Who holds an flock on the file, or None where that cannot be told."""
     return _holder(path, "FLOCK", files)
+
+
+def others_hold(path: str, files: Files) -> bool:
+    """Whether a process other than this one holds an flock on the file; False also where that cannot be told."""
+    found = files.stat(path, op="locks.holder")
+    listed = files.read_all("/proc/locks", bytes_max=_PROC_LOCKS_BYTES_MAX, op="locks.holder")
+    if found is None or listed is None:
+        return False
+    pids = {_pid_of(line, "FLOCK", found.inode) for line in listed.decode("ascii", "replace").splitlines()}
+    return bool(pids - {None, os.getpid()})
 
 
 def wal_writer(path: str, files: Files) -> str | None:

@@ -232,11 +232,20 @@ class Database:
                 link.waits_from_now()
                 link.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
-    def integrity(self) -> list[str]:
-        """What SQLite's own check says: `["ok"]`, or one sentence for each damage found."""
+    @property
+    def use_lock(self) -> str | None:
+        """The lock file that everybody who has this database open holds shared; None in memory."""
+        return None if self._place is None else self._place.use_lock
+
+    def integrity(self, *, quick: bool = False) -> list[str]:
+        """What SQLite's own check says: `["ok"]`, or one sentence for each damage found.
+
+        The `quick` one does not compare indexes with their tables.
+        """
         try:
             with self.read() as transaction:
-                return [str(row[0]) for row in transaction.rows("PRAGMA integrity_check")]
+                pragma = "PRAGMA quick_check" if quick else "PRAGMA integrity_check"
+                return [str(row[0]) for row in transaction.rows(pragma)]
         except StoreCorrupt as error:
             return [error.message]
 

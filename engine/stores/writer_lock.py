@@ -20,7 +20,7 @@ from engine.clock import Clock
 from engine.errors import StoreBusy, ThreadBusy
 from engine.options import Options
 from engine.stores.files import Files
-from engine.stores.layout import Home
+from engine.stores.layout import Home, is_id
 from engine.stores.link import files_translated
 from engine.stores.locks import Owner, flock_holder, give_back, locked, pause_s, try_lock
 
@@ -44,7 +44,7 @@ class WriterLock:
 
     def __init__(self, home: Home, thread_id: str, *, options: Options, clock: Clock, files: Files) -> None:
         """Nothing is held yet; `acquire` makes one and takes the locks."""
-        self._path = f"{home.state}/locks/threads/{thread_id}.lock"
+        self._path = _lock_path(home, thread_id)
         self._foreign_folder = f"{home.path}/{FOREIGN_FOLDER}"
         self._foreign_path = f"{self._foreign_folder}/{thread_id}.lock"
         self._thread_id = thread_id
@@ -134,12 +134,7 @@ class WriterLock:
         )
 
     def _owner(self) -> tuple[Owner | None, str]:
-        data = self._files.read_small(f"{self._path}.owner", bytes_max=_OWNER_BYTES_MAX, op="lock.owner")
-        try:
-            card = msgspec.json.decode(data or b"", type=_Card)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None, ""
-        return Owner(card.host, card.boot_id, card.pid, card.started), card.purpose
+        return _noted(self._path, self._files)
 
     def _seen(self, path: str) -> tuple[str | None, str]:
         """Who holds a lock that says nothing of its owner, as the system sees it, and its state."""
@@ -177,6 +172,48 @@ def acquire(
     lock = WriterLock(home, thread_id.lower(), options=options, clock=clock, files=files)
     lock.take(purpose, foreign=foreign)
     return lock
+
+
+def live_owner(home: Home, thread_id: str, files: Files) -> str | None:
+    """Who has a thread open for changing it, as a sentence's part, or None. Takes no lock, so it disturbs nobody."""
+    if home.state is not None:
+        owner, purpose = _noted(_lock_path(home, thread_id), files)
+        if owner is not None and owner.state(files) != "dead":
+            return f"{owner}, to {purpose}"
+    foreign = f"{home.path}/{FOREIGN_FOLDER}/{thread_id}.lock"
+    return flock_holder(foreign, files) if files.stat(foreign, op="lock.look") is not None else None
+
+
+def left_behind(home: Home, files: Files) -> list[str]:
+    """The threads whose lock files belong to nobody who lives: a crash left them, and they keep nobody out."""
+    folder = f"{home.state}/locks/threads"
+    if home.state is None or files.kind(folder, op="lock.look") != "folder":
+        return []
+    names = {entry.name.partition(".")[0] for entry in files.scan(folder, op="lock.look") if entry.kind == "file"}
+    return [each for each in sorted(names) if is_id(each) and _is_left(home, each, files)]
+
+
+def _is_left(home: Home, thread_id: str, files: Files) -> bool:
+    path = _lock_path(home, thread_id)
+    owner, _ = _noted(path, files)
+    if owner is not None:
+        return owner.state(files) == "dead"
+    there = any(files.stat(each, op="lock.look") is not None for each in (path, f"{path}.owner"))
+    return there and flock_holder(path, files) is None
+
+
+def _lock_path(home: Home, thread_id: str) -> str:
+    return f"{home.state}/locks/threads/{thread_id}.lock"
+
+
+def _noted(path: str, files: Files) -> tuple[Owner | None, str]:
+    """Who noted beside a lock that it is theirs, and what for."""
+    data = files.read_small(f"{path}.owner", bytes_max=_OWNER_BYTES_MAX, op="lock.owner")
+    try:
+        card = msgspec.json.decode(data or b"", type=_Card)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None, ""
+    return Owner(card.host, card.boot_id, card.pid, card.started), card.purpose
 
 
 def _card(purpose: str, files: Files) -> bytes:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.audit.findings import CLASSES
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 
@@ -40,6 +42,14 @@ def test_every_guarantee_names_tests_that_exist() -> None:
     assert [row for row in promises if not TEST.search(row)] == [], "a promise without a test"
     named = [pair for row in promises for pair in TEST.findall(row)]
     assert [f"{path}::{name}" for path, name in named if not defines(CHECKOUT / path, name)] == []
+
+
+def test_every_class_of_finding_is_explained_with_its_severity() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (CHECKOUT / "docs/AUDIT.md").read_text("utf-8"), re.MULTILINE)
+    assert {name: CLASSES[name][0] for name, _ in rows if name in CLASSES} == {
+        name: of for name, of in rows if name in CLASSES
+    }
+    assert [name for name, _ in rows if name in CLASSES] == list(CLASSES)
 
 
 def test_the_readme_shows_code_at_once_and_stays_short() -> None:

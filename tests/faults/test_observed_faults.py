@@ -295,7 +295,7 @@ def test_rows_that_somebody_deleted_are_named_by_audit_and_come_back_by_a_rebuil
         connection.execute("DELETE FROM threads WHERE id = ?", (made[0].id,))
         connection.close()
         found = [(finding.class_, finding.thread_id, finding.mend) for finding in opened.audit().findings]
-        assert found == [("missing_row", made[0].id, "rolloutdb rebuild")]
+        assert found == [("missing_row", made[0].id, "rolloutdb repair")]
         opened.rebuild()
         assert ids(opened) == every(made)
         assert opened.audit().findings == []

@@ -11,6 +11,7 @@ import os
 import pytest
 
 import engine
+from engine.audit.plan import Step
 from engine.options import Options
 from engine.stores.sqlite import Transaction
 from engine.testing import HomePlan, make_home
@@ -33,9 +34,12 @@ SCANS = {
     "DELETE FROM streams WHERE path NOT IN": ONCE_A_REBUILD,
     "DELETE FROM threads WHERE id NOT IN": ONCE_A_REBUILD,
     "DELETE FROM set_aside WHERE stream NOT IN": ONCE_A_REBUILD,
-    "SELECT id, rollout_path, title, updated_at_ms, EXISTS": AN_AUDIT_READS_ALL,
+    "SELECT id, rollout_path, EXISTS": AN_AUDIT_READS_ALL,
+    "SELECT 'streams', path FROM streams": AN_AUDIT_READS_ALL,
+    "SELECT thread_id, name": AN_AUDIT_READS_ALL,
+    "SELECT type, name FROM sqlite_schema": AN_AUDIT_READS_ALL,
     "SELECT thread_id, erase_due_ms FROM facts WHERE erase_pending = 1": "an index of the pending ones alone",
-    "SELECT redaction FROM facts WHERE redaction IS NOT NULL": "an index of the pending ones alone",
+    "SELECT thread_id, redaction FROM facts WHERE redaction IS NOT NULL": "an index of the pending ones alone",
     "SELECT thread_id FROM facts WHERE erased_at_ms IS NOT NULL": "an index of the erased ones alone",
     "WITH RECURSIVE reading": A_REMOVAL_LOOKS_EVERYWHERE,
     "SELECT id FROM threads WHERE parent_thread_id": A_REMOVAL_LOOKS_EVERYWHERE,
@@ -98,10 +102,21 @@ def run_a_session(home, made):
         opened.status()
         opened.rebuild()
         opened.audit(deep=True)
+        opened.repair()
+        repair_all(opened)
         opened.threads.preview_erase(made[1].id)
         opened.threads.erase(made[1].id, include_children=True)
         opened.threads.redact(opened.threads.list().threads[0].id, offset=opened_at(opened))
         opened.threads.export(None, str(home / "all.zip"))
+
+
+def repair_all(opened):
+    """A repair has a statement for each table that rows are removed from, and one for what it finds unreadable no more."""
+    for table in ("threads", "streams", "watermarks", "set_aside"):
+        step = Step(action="remove_row", classes=[], does="", thread_id="none", path="none", target=table)
+        opened._repairer._carry_out(step, offline=False)
+    step = Step(action="fold", classes=[], does="", path="sessions/none")
+    opened._repairer._carry_out(step, offline=False)
 
 
 def opened_at(opened):

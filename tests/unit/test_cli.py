@@ -195,12 +195,68 @@ def test_audit_names_a_differing_field_with_both_values(run: Run, home: Path) ->
         "field": "title",
         "file_value": "Water the plants",
         "row_value": "wrong",
-        "mend": "rolloutdb rebuild",
+        "mend": "rolloutdb repair",
     }
     told = run("--home", home, "audit")
     assert told.code == 1
     assert "differing_field" in told.out
-    assert "rolloutdb rebuild" in told.out
+    assert "rolloutdb repair" in told.out
+
+
+def test_repair_shows_its_plan_saves_it_and_carries_it_out(run: Run, home: Path, tmp_path: Path) -> None:
+    run("--home", home, "backfill")
+    edit(home, f"UPDATE threads SET title = 'wrong' WHERE id = '{NEW}'")
+    plan = tmp_path / "plan.json"
+    planned = run("--home", home, "repair", "--dry-run", "--save", plan, "--json")
+    assert planned.code == 1
+    (step,) = planned.document["steps"]
+    assert (step["step"]["action"], step["step"]["classes"], step["outcome"]) == (
+        "fold",
+        ["differing_field"],
+        "planned",
+    )
+    assert json.loads(plan.read_bytes())["steps"] == [step["step"]]
+    assert "planned differing_field" in run("--home", home, "repair", "--dry-run").out
+    done = run("--home", home, "repair", "--plan", plan)
+    assert done.code == 0
+    assert "done differing_field: fold the rollout" in done.out
+    assert run("--home", home, "audit").code == 0
+    again = run("--home", home, "repair", "--json")
+    assert (again.code, again.document["steps"], again.document["left"]) == (0, [], [])
+    assert run("--home", home, "repair").out == "There is nothing to mend.\n"
+
+
+def test_repair_leaves_the_code_1_while_something_waits_for_offline(run: Run, home: Path) -> None:
+    run("--home", home, "backfill")
+    with rollout(home, NEW).open("a") as file:
+        file.write('{"timestamp":"20')
+    skipped = run("--home", home, "repair")
+    assert skipped.code == 1
+    assert "end that program, then repair with --offline" in skipped.out
+    assert run("--home", home, "repair", "--offline").code == 0
+    assert run("--home", home, "audit").code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--save", "x.json"], ["--dry-run", "--plan", "x.json"], ["--plan", "/nowhere/x.json"]]
+)
+def test_a_repair_that_cannot_be_meant_is_a_usage_error(run: Run, home: Path, arguments: list[str]) -> None:
+    result = run("--home", home, "repair", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: ")
+
+
+def test_a_lost_thread_is_dismissed_by_the_command_that_the_audit_names(run: Run, home: Path) -> None:
+    run("--home", home, "backfill")
+    rollout(home, NEW).unlink()
+    (finding,) = run("--home", home, "audit", "--json").document["findings"]
+    assert (finding["class"], finding["mend"]) == ("lost_truth", f"rolloutdb threads dismiss {NEW}")
+    assert finding["row_value"]["title"] == "Water the plants"
+    assert run("--home", home, "repair").code == 0, "nothing that a repair mends"
+    dismissed = run("--home", home, *finding["mend"].split()[1:])
+    assert (dismissed.code, dismissed.out) == (0, f"{NEW} is not shown any more.\n")
+    assert run("--home", home, "audit").code == 0
+    assert NEW not in run("--home", home, "threads", "list", "--json").out
 
 
 def test_a_deep_audit_sees_a_record_that_an_audit_by_sight_passes_over(run: Run, home: Path) -> None:
@@ -654,7 +710,16 @@ def test_a_pipe_gets_text_alone(home: Path) -> None:
 
 
 def test_every_help_has_an_example_and_the_exit_codes(run: Run) -> None:
-    words = [["status"], ["backfill"], ["rebuild"], ["audit"], ["demo"], ["threads", "list"], ["threads", "show"]]
+    words = [
+        ["status"],
+        ["backfill"],
+        ["rebuild"],
+        ["audit"],
+        ["repair"],
+        ["demo"],
+        ["threads", "list"],
+        ["threads", "show"],
+    ]
     for command in [[], *words]:
         result = run(*command, "--help")
         assert (result.code, result.err) == (0, "")

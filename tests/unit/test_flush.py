@@ -347,3 +347,23 @@ def test_damage_that_only_a_flush_meets_is_mended_by_the_query_that_flushes(tmp_
         thread.settings(model="new")
         assert [row.model for row in e.threads.list().threads] == ["new"]
         assert list((home / "engine" / "quarantine").rglob("state_1.sqlite"))
+
+
+def test_a_close_that_comes_just_when_the_timer_fires_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """Its wake was once cleared together with that of the append, and the close waited for a timer that slept."""
+    e = engine.open(str(tmp_path), options=Options(flush_delay_ms=1))
+    flush = e._flush
+    plain = flush._wake.clear
+
+    def clear() -> None:
+        flush._closing.set()
+        flush._wake.set()
+        plain()
+
+    flush._wake.clear = clear  # type: ignore[method-assign]
+    with e.threads.create(cwd="/") as thread:
+        thread.append([QUIET])
+        assert flush._timer is not None
+        flush._timer.join(timeout=20)
+        assert not flush._timer.is_alive()
+    e.close()
