@@ -344,7 +344,9 @@ class Runner:
                     if now is not None and now.version > folded.mark.version:
                         continue
                     if now == jobs[each.path].marks.get(folded.projection):
-                        accepted.append(folded)
+                        # A stream that was erased while it was folded has no watermark either; its file went before.
+                        if now is not None or not self._is_gone(each.path):
+                            accepted.append(folded)
                     elif now != folded.mark:
                         lost.add(each.path)
             self._write_accepted(transaction, accepted)

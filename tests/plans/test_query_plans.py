@@ -97,6 +97,8 @@ def run_a_session(home, made):
         opened.threads.list()
         opened.status()
         opened.rebuild()
+        opened.rebuild(made[0].id)
+        opened.rebuild(projection="facts")
         opened.audit(deep=True)
         opened.threads.preview_erase(made[1].id)
         opened.threads.erase(made[1].id, include_children=True)

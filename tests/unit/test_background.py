@@ -343,3 +343,18 @@ def test_rounds_beside_appends_of_the_same_engine_lose_nothing(home: Path, tmp_p
             assert row.tokens_used == thread.row["tokens_used"]
         assert opened.audit().findings == []
         assert opened.counters["chores_failed"] == 0
+
+
+def test_a_thread_that_is_erased_while_it_is_folded_for_the_first_time_leaves_no_row(home: Path) -> None:
+    """The background had read it before the erasure and writes behind it; the words are in no table."""
+    made = make_rollout(home, seed=77, size=5_000)
+    with engine.open(str(home)) as opened:
+        runner = opened._runner
+        jobs = {job.path: job for job in runner.jobs([each for each in runner.scan() if each.found.path == made.path])}
+        folded = list(runner.do(jobs.values()))
+        assert [len(each.folded) for each in folded] == [1]
+        opened.threads.erase(made.id, grace_s=None)
+        runner.write(folded, jobs)
+        assert opened.threads.get(made.id) is None
+        assert rows(home, f"SELECT count(*) FROM streams WHERE path = '{made.path}'") == [(0,)]
+        assert rows(home, f"SELECT count(*) FROM watermarks WHERE stream = '{made.path}'") == [(0,)]

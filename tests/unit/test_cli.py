@@ -126,7 +126,16 @@ def test_status_answers_with_its_words(run: Run, home: Path) -> None:
     result = run("--home", home, "status", "--json")
     assert (result.code, result.err) == (0, "")
     found = result.document
-    assert list(found) == ["home", "state_dir", "threads", "lag", "set_aside", "backfill", "counters", "background_error"]
+    assert list(found) == [
+        "home",
+        "state_dir",
+        "threads",
+        "lag",
+        "set_aside",
+        "backfill",
+        "counters",
+        "background_error",
+    ]
     assert found["threads"] == {"total": 3, "active": 2, "archived": 1, "missing": 0}
     assert (found["lag"]["files"], found["lag"]["files_total"], found["set_aside"]) == (0, 3, 0)
     assert (found["backfill"]["status"], found["backfill"]["files_done"], found["backfill"]["failed"]) == (
