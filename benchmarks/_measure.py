@@ -42,7 +42,7 @@ def backfill(home: str, state: str, workers: int) -> dict[str, object]:
     import engine
 
     imported = time.perf_counter()
-    with engine.open(home, state_dir=state) as opened:
+    with engine.open(home, state_dir=state, options=engine.Options(background_scan_s=0)) as opened:
         begun = time.perf_counter()
         report = opened.backfill(workers=workers)
         ended = time.perf_counter()
@@ -62,7 +62,7 @@ def rescan(home: str, state: str, workers: int) -> dict[str, object]:
     import engine
 
     ours, bare = [], []
-    with engine.open(home, state_dir=state) as opened:
+    with engine.open(home, state_dir=state, options=engine.Options(background_scan_s=0)) as opened:
         files = opened.backfill(workers=workers).files
         for _ in range(5):
             begun = time.perf_counter()

@@ -54,3 +54,6 @@ class Options:
 
     spectator_poll_ms: int = 100
     """How often a process that waits for somebody else's back-fill looks at its progress."""
+
+    background_scan_s: float = 30.0
+    """How often an open engine looks at the home by itself and catches up; 0 is never. More often costs a stat a file."""

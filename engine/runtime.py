@@ -26,12 +26,14 @@ from engine.holdings import RemovalParts
 from engine.options import Options
 from engine.projections import facts
 from engine.projections.backfill import Backfill, BackfillReport, Progress
+from engine.projections.background import Background
 from engine.projections.catchup import CatchUp
 from engine.projections.check import Checker
 from engine.projections.facts import Facts
 from engine.projections.flush import Flush
-from engine.projections.fresh import Fresh
+from engine.projections.fresh import QUERY_WAIT_MS, Fresh
 from engine.projections.history import History
+from engine.projections.rebuild import Rebuild
 from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner
 from engine.projections.status import Status, read_status
@@ -50,9 +52,6 @@ from engine.writers import Writers
 
 STATE_SHAPE = 1
 JOBS_SHAPE = 1
-_TABLES = (
-    "streams watermarks threads set_aside divergences failures backfill fences facts fact_streams index_names".split()
-)
 
 
 class Engine:
@@ -68,6 +67,7 @@ class Engine:
         self._jobs = self._open_jobs()
         self._wire()
         self._finish_what_was_begun()
+        self._background.start()
 
     @property
     def home(self) -> str:
@@ -82,32 +82,43 @@ class Engine:
     def backfill(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
         """Bring every row up to date with every rollout; see `engine.projections.backfill`."""
         self._alive.check()
-        report = self._backfill.run(workers=workers, progress=progress)
+
+        report = self._fresh.mending(lambda: self._fill(workers, progress))
         with contextlib.suppress(StoreError):  # the rows are committed; moving them into the file can wait
             self._database.checkpoint()
         if report.status == "complete" and self._home.state is not None:
             remove_older_shapes(self._home.state, "state", STATE_SHAPE, clock=self._clock, files=self._files)
         return report
 
-    def rebuild(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
-        """Fold every rollout anew, thread by thread, while readers go on; a damaged database is set aside first."""
+    def rebuild(
+        self,
+        thread_id: str | None = None,
+        projection: str | None = None,
+        *,
+        workers: int = 0,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> BackfillReport:
+        """Fold anew all there is, one projection (`threads`, `facts`) or one thread; see `engine.projections.rebuild`.
+
+        A damaged database is set aside first. Raises `InvalidRequest`, `ThreadNotFound`.
+        """
         self._alive.check()
+        opened = self._database.opened
         if not self._is_whole():
-            self._database.replace()
-        self._facts.rebuild()
-        return self._backfill.run(workers=workers, anew=True, progress=progress)
+            self._database.replace_once(opened)
+        return self._fresh.mending(lambda: self._rebuild.run(thread_id, projection, workers=workers, progress=progress))
 
     def audit(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
         """Compare every row with every rollout; writes nothing but the rows that appends of this engine still owe.
 
-        Tables in memory are filled first.
+        Tables in memory are filled first. A database that is lost or damaged is begun anew, and its missing rows told.
         """
         self._alive.check()
         if self._home.state is None:
             self._backfill.run()
         with contextlib.suppress(StoreError):
             self._flush.flush()
-        return self._auditor.run(deep=deep, progress=progress)
+        return self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
 
     def repair(
         self,
@@ -150,14 +161,24 @@ class Engine:
         )
 
     def status(self) -> Status:
-        """How the home stands: threads, lag, set-aside records, back-fill, counters."""
+        """How the home stands: threads, lag, set-aside records, back-fill, counters, background."""
         self._alive.check()
-        return read_status(self._home, self._database, self._runner, self._leases, self.counters)
+        return self._fresh.mending(
+            lambda: read_status(
+                self._home, self._database, self._runner, self._leases, self.counters, self._background.last_error
+            )
+        )
 
     @property
     def counters(self) -> dict[str, int]:
         """What was done since the home was opened here: appends, syncs, flushes, touches, upserts, transactions, waits."""
-        several = (self._counters, self._flush.counters, self._runner.counters, self._database.counters)
+        several = (
+            self._counters,
+            self._flush.counters,
+            self._runner.counters,
+            self._database.counters,
+            self._background.counters,
+        )
         return {name: count for counters in several for name, count in asdict(counters).items()}
 
     def close(self) -> None:
@@ -168,6 +189,7 @@ class Engine:
         if self._alive.forked:
             return
         self._alive.close()
+        self._background.close()
         try:
             self._writers.close()
         finally:
@@ -179,17 +201,28 @@ class Engine:
         """Erasures, redactions and moves that a crash left half done; what cannot be finished now waits for the next open."""
         for finish in (self._eraser.finish, self._redactor.finish, self._writers.finish_archives):
             with contextlib.suppress(EngineError):
-                finish()
+                self._fresh.mending(finish)
+
+    def _fill(self, workers: int, progress: Callable[[Progress], None] | None) -> BackfillReport:
+        self._facts.catch_up()
+        return self._backfill.run(workers=workers, progress=progress)
+
+    def _tend(self, rest: Callable[[], bool]) -> None:
+        """The chore of the background: what new, changed and outdated files give, politely."""
+
+        def tend() -> None:
+            with self._database.waiting_at_most(QUERY_WAIT_MS):
+                self._facts.catch_up()
+                self._backfill.tend(rest)
+
+        self._fresh.mending(tend)
 
     def _is_whole(self) -> bool:
-        """Whether the database is sound and has its tables."""
+        """Whether the database is sound and has its tables as they should be."""
         try:
-            with self._database.read() as transaction:
-                for table in _TABLES:
-                    transaction.row(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608 - the names are ours
+            return self._database.integrity() == ["ok"]
         except StoreError:
             return False
-        return self._database.integrity() == ["ok"]
 
     def _close_jobs(self) -> None:
         if self._jobs is not None:
@@ -231,7 +264,8 @@ class Engine:
         journal = Journal(home.state, options=options, clock=clock, files=files)
         self._facts = Facts(home, database, journal, options=options, clock=clock, files=files)
         catch_up = CatchUp(home, self._runner, database, options=options, clock=clock, files=files)
-        fresh = Fresh(database, self._flush, self._facts, catch_up, self._alive)
+        self._fresh = fresh = Fresh(database, self._flush, self._facts, catch_up, self._alive)
+        self._rebuild = Rebuild(home, self._runner, database, self._backfill, self._facts, clock=clock, files=files)
         history = History(home, database, fresh, options=options, files=files)
         parts = WriterParts(home, self._flush, history, self._alive, self._counters, options, clock, files)
         self._writers = Writers(parts, journal, self._facts, version=__version__)
@@ -261,6 +295,7 @@ class Engine:
         self._repairer = Repairer(
             RepairParts(audited, self._auditor, self._runner, self._backfill, self._counters, finish)
         )
+        self._background = Background({"tend": self._tend}, interval_s=options.background_scan_s, clock=clock)
 
 
 def open(  # noqa: A001 - `engine.open(home)` reads as it should

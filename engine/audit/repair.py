@@ -75,7 +75,7 @@ class Repairer:
 
     def __init__(self, parts: RepairParts) -> None:
         self._parts = parts
-        self._do: dict[str, Callable[[Step], None]] = {
+        self._do: dict[str, Callable[[Step], object]] = {
             "replace_database": self._replace_database,
             "finish": self._finish,
             "release_lock": self._release_lock,

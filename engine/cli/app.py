@@ -114,12 +114,18 @@ def backfill(
     Findings (exit code 1) are files and folders that could not be used; each run tries them again.
     """
     asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, commands.backfill(asked, workers=workers, anew=False))
+    _answer(asked, commands.backfill(asked, workers=workers))
 
 
-@app.command(epilog=_epilog("rolloutdb rebuild"))
+@app.command(
+    epilog=_epilog("rolloutdb rebuild", "rolloutdb rebuild --thread 019ddd9d-f053-7991-a505-b639f6b80c15 --json")
+)
 def rebuild(
     context: typer.Context,
+    projection: Annotated[
+        str | None, typer.Option("--projection", metavar="NAME", help="Only this one: threads or facts.")
+    ] = None,
+    thread_id: Annotated[str | None, typer.Option("--thread", metavar="ID", help="Only this thread.")] = None,
     workers: Workers = None,
     home: Home = None,
     state_dir: StateDir = None,
@@ -127,10 +133,12 @@ def rebuild(
 ) -> None:
     """Fold every rollout anew, thread by thread, beside readers.
 
-    `repair` mends single rows sooner. A damaged database is set aside, never deleted.
+    It mends every row that an audit found wrong. A damaged database is set aside, never deleted. One that was stopped
+    goes on where it was; a second one joins the first. Rows that a newer rolloutdb built are left alone, unless you name
+    their thread.
     """
     asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, commands.backfill(asked, workers=workers, anew=True))
+    _answer(asked, commands.rebuild(asked, workers=workers, thread_id=thread_id, projection=projection))
 
 
 @app.command(epilog=_epilog("rolloutdb audit", "rolloutdb audit --deep --json | jq '.findings[].class'"))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import engine
 from engine.errors import InvalidRequest
+from engine.options import Options
 
 _VARIABLES = ("ROLLOUTDB_HOME", "CODEX_HOME")
 _USUAL_HOME = "~/.codex"
@@ -28,7 +29,8 @@ class Asked(NamedTuple):
     def open(self) -> engine.Engine:
         """The home that was asked for, opened."""
         state_dir = None if self.state_dir is None else folder(self.state_dir, "--state-dir")
-        return engine.open(self._home(), state_dir=state_dir)
+        # A command does what it was asked for and ends: nothing is left to do behind its back.
+        return engine.open(self._home(), state_dir=state_dir, options=Options(background_scan_s=0))
 
     def _home(self) -> str:
         if self.home is not None:

@@ -14,6 +14,7 @@ from engine.cli.asked import Asked, folder, text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from engine.projections.backfill import BackfillReport
     from engine.projections.catchup import Partial
     from engine.projections.thread_list import SortKey
 
@@ -44,14 +45,28 @@ def status(asked: Asked) -> Answer:
     return Answer(found, DONE, lambda console: _tables().show_status(console, found))
 
 
-def backfill(asked: Asked, *, workers: int | None, anew: bool) -> Answer:
-    """Catch up with every rollout, or fold all of them anew."""
+def backfill(asked: Asked, *, workers: int | None) -> Answer:
+    """Catch up with every rollout."""
     from engine.cli.progress import Bar
 
-    count = _cores() if workers is None else workers
-    with asked.open() as engine, Bar("rebuilding" if anew else "indexing") as bar:
-        work = engine.rebuild if anew else engine.backfill
-        report = work(workers=count, progress=bar.show)
+    with asked.open() as engine, Bar("indexing") as bar:
+        report = engine.backfill(workers=_workers(workers), progress=bar.show)
+    return _filled(report, anew=False)
+
+
+def rebuild(
+    asked: Asked, *, workers: int | None, thread_id: str | None = None, projection: str | None = None
+) -> Answer:
+    """Fold every rollout anew, or those of one thread or projection."""
+    from engine.cli.progress import Bar
+
+    thread_id = None if thread_id is None else text(thread_id, "The id")
+    with asked.open() as engine, Bar("rebuilding") as bar:
+        report = engine.rebuild(thread_id, projection, workers=_workers(workers), progress=bar.show)
+    return _filled(report, anew=True)
+
+
+def _filled(report: BackfillReport, *, anew: bool) -> Answer:
     code = FINDINGS if report.failed else DONE
     return Answer(report, code, lambda console: _tables().show_backfill(console, report, anew=anew))
 
@@ -96,10 +111,15 @@ def list_threads(asked: Asked, wanted: Wanted) -> Answer:
 
 def _remark_partial(partial: Partial, *, kept: bool) -> None:
     """What a list does not cover, and what to run."""
-    if partial.files_done != partial.files_total:
+    command = "`rolloutdb backfill`" if kept else "it with --state-dir, since the home cannot be written"
+    covered = partial.files_done + partial.newer + partial.outdated
+    if covered != partial.files_total:
         total = "" if partial.files_total is None else f" of {partial.files_total:,}"
-        command = "`rolloutdb backfill`" if kept else "it with --state-dir, since the home cannot be written"
-        output.remark(f"The list covers {partial.files_done:,}{total} rollouts so far; run {command}.")
+        output.remark(f"The list covers {covered:,}{total} rollouts so far; run {command}.")
+    elif partial.outdated:
+        output.remark(f"The rows of {partial.outdated:,} rollouts are to be folded anew; run {command}.")
+    if partial.newer:
+        output.remark(f"{partial.newer:,} rollouts are behind: a newer rolloutdb keeps their rows; run that one.")
     if partial.unread:
         output.remark(f"{partial.unread:,} rollouts or folders cannot be read or used; `rolloutdb status` names them.")
 
@@ -141,8 +161,10 @@ def _wanted(name: str, value: Any) -> Any:
 _OPTIONS = {"model_provider": "--provider", "parent_thread_id": "--parent", "ancestor_thread_id": "--ancestor"}
 
 
-def _cores() -> int:
-    """How many processors this process may use."""
+def _workers(wanted: int | None) -> int:
+    """As many as were asked for, else as many as this process may use processors."""
+    if wanted is not None:
+        return wanted
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

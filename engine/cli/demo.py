@@ -49,7 +49,7 @@ def _play(home: str, steps: _Steps) -> None:
     steps.run(
         "Index them. The rollouts stay as they are.",
         "backfill",
-        lambda: commands.backfill(asked, workers=0, anew=False),
+        lambda: commands.backfill(asked, workers=0),
     )
     steps.run("List the newest.", "threads list --limit 6", lambda: commands.list_threads(asked, _LIST))
     steps.run("Do rows and files agree?", "audit", lambda: commands.audit(asked, deep=False))
@@ -62,7 +62,7 @@ def _play(home: str, steps: _Steps) -> None:
     steps.run(
         "Throw all rows away and fold the files anew.",
         "rebuild",
-        lambda: commands.backfill(asked, workers=0, anew=True),
+        lambda: commands.rebuild(asked, workers=0),
     )
     steps.run(
         "Every row is right again. What is left lies in the files, and costs nothing but itself.",

@@ -70,11 +70,13 @@ def show_status(console: Console, found: Status) -> None:
     threads, lag, fill, now = found.threads, found.lag, found.backfill, SystemClock().wall_ms()
     gone = f", {threads.missing:,} whose file is gone" if threads.missing else ""
     behind = f"{lag.files:,} behind ({size(lag.bytes)}): run `rolloutdb backfill`" if lag.files else "all followed"
+    newer = f"; {lag.newer:,} kept by a newer rolloutdb, and left alone" if lag.newer else ""
     done = "" if fill.last_success_at_ms is None else f", last complete {ago(fill.last_success_at_ms, now)}"
     at_work = (
         "" if fill.owner is None else f", {fill.owner} is at work ({fill.files_done:,}/{fill.files_total:,} files)"
     )
     state = "interrupted" if fill.status == "running" and fill.owner is None else fill.status
+    rebuild = "" if fill.rebuild_begun_at_ms is None else f", a rebuild goes on ({lag.outdated:,} files left)"
     damaged, records = found.counters["damaged_lines"], found.counters["records"]
     _pairs(
         console,
@@ -82,9 +84,9 @@ def show_status(console: Console, found: Status) -> None:
             ("home", found.home),
             ("state", found.state_dir or "in memory: the home cannot be written; keep it with --state-dir"),
             ("threads", f"{threads.total:,} ({threads.active:,} active, {threads.archived:,} archived{gone})"),
-            ("rollouts", f"{_many(lag.files_total, 'file')}, {size(lag.bytes_total)}; {behind}"),
+            ("rollouts", f"{_many(lag.files_total, 'file')}, {size(lag.bytes_total)}; {behind}{newer}"),
             ("records", f"{records:,}; {_many(damaged, 'damaged line')}, {found.set_aside:,} set aside"),
-            ("back-fill", f"{state}{done}{at_work}"),
+            ("back-fill", f"{state}{done}{rebuild}{at_work}"),
             ("divergences", f"{found.counters['divergences']:,}"),
         ],
     )

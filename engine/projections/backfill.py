@@ -5,17 +5,22 @@ Work goes newest first, in batches with a checkpoint each, and each checkpoint c
 who was overtaken cannot write on. What was folded stays folded: a run that is killed anywhere is resumed by the next, at
 the cost of a stat for each file that was done. A file that cannot be read is listed with its reason, keeps the status
 from being complete, and is tried again by every run. `complete` is a report of the last run, never a reason not to look.
+
+A rebuild is a back-fill of streams that were marked as owed before (`owed`); whichever run comes to its end ends it.
+`tend` is a back-fill that gives way: it holds the lease for one small batch at a time, and rests between.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.clock import Clock
 from engine.errors import LeaseLost, StoreError, WorkerDied
 from engine.options import Options
+from engine.projections import owed
 from engine.projections.pool import Pool
 from engine.projections.runner import Runner, Scan, Stale
 from engine.projections.worker import Done, Job
@@ -30,6 +35,10 @@ REBUILD = "rebuild"
 
 BATCH_S = 0.5
 """A batch is written at the latest after this long, so that large files show progress and a crash costs little."""
+
+TENDED_STREAMS = 16
+TENDED_BYTES = 4 * 1024 * 1024
+"""How much is folded and written between two rests: some ten milliseconds, or one large rollout."""
 
 HEARTBEATS_A_LEASE = 6
 
@@ -101,39 +110,110 @@ class Backfill:
         self._leases = leases
         self._options = options
         self._clock = clock
+        self._tending = threading.Lock()
+        self._counting = threading.Lock()
+        self._runs = 0
 
     def run(
         self,
         *,
         workers: int = 0,
-        anew: bool = False,
+        rebuild: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> BackfillReport:
-        """Catch everything up; with `anew`, fold every rollout from its beginning. Returns when it is done.
+        """Catch everything up; with `rebuild`, owe every stream before, or go on with what is owed. Returns when it is done.
 
         With `workers` that many processes read and fold; this one writes. Raises `StoreError`, `WorkerDied`.
         """
-        show = progress or _show_nothing
+        with self._untended():
+            return self._run(workers, rebuild=rebuild, show=progress or _show_nothing)
+
+    def _run(self, workers: int, *, rebuild: bool, show: Callable[[Progress], None]) -> BackfillReport:
         started = self._clock.elapsed_s()
         joined = False
         while True:
-            lease = self._claim(anew=anew)
+            lease = self._claim(REBUILD if rebuild else BACK_FILL)
             if isinstance(lease, Held):
                 joined = True
                 self._look_on(show)
                 # What another rebuild wrote is as new; a back-fill passes over what it takes for unchanged.
-                anew = anew and lease.purpose != REBUILD
+                rebuild = rebuild and lease.purpose != REBUILD
                 continue
+            keeper = _Keeper(self._leases, lease, self._options, self._clock)
             try:
-                tally = self._work(lease, workers=workers, anew=anew, show=show)
+                if rebuild:
+                    owed.begin(self._database, self._runner.versions, now_ms=self._clock.wall_ms(), inside=keeper.fence)
+                    rebuild = False
+                tally = self._work(keeper, workers=workers, show=show)
             except LeaseLost:
                 joined = True
                 continue
             finally:
                 self._release(lease)
-            return self._report(tally, started, joined=joined)
+            return self.report(started, files=tally.files, size=tally.bytes, failed=tally.failed, joined=joined)
 
-    def _claim(self, *, anew: bool) -> Lease | Held | None:
+    def tend(self, rest: Callable[[], bool]) -> None:
+        """Catch up a little at a time, calling `rest` between, until all is done or it answers that it is time to stop.
+
+        Leaves the work to whoever has the lease, and to a run of this process. Raises `StoreError`.
+        """
+        with contextlib.suppress(LeaseLost):
+            self._tend(rest)
+
+    def _tend(self, rest: Callable[[], bool]) -> None:
+        with self._database.read() as transaction:
+            rebuilding = owed.under_way(transaction)
+        scan = self._runner.scan(stop=rest)
+        tally = _Tally(scan, 0, 0)
+        for batch in _bounded(scan):
+            self._tend_batch(batch, tally)
+            if rest():
+                return
+        if scan.ended and (tally.files or rebuilding or self._runner.has_vanished(scan) or not self._is_complete()):
+            tally.files_total, tally.bytes_total = len(scan.seen), scan.bytes_seen
+            tally.failed.extend(Failure(refused.path, refused.reason) for refused in scan.refused)
+            with self._leased() as keeper:
+                self._finish(tally, keeper, rebuilding=rebuilding)
+
+    def _tend_batch(self, batch: Sequence[Stale], tally: _Tally) -> None:
+        """Fold and write these, but for what somebody else did since the scan."""
+        with self._leased() as keeper:
+            jobs = self._runner.due(batch)
+            done = list(self._runner.do(jobs))
+            self._runner.write(done, {job.path: job for job in jobs}, inside=keeper.fence)
+        tally.files += sum(bool(each.folded) for each in done)
+        tally.failed.extend(Failure(each.path, each.reason) for each in done if each.reason is not None)
+
+    @contextlib.contextmanager
+    def _leased(self) -> Iterator[_Keeper]:
+        """The lease for one batch. Raises `LeaseLost` where somebody else is at work, or a run of this process waits."""
+        with self._tending:
+            lease = None if self._runs else self._claim(BACK_FILL)
+            if self._runs or isinstance(lease, Held):
+                raise LeaseLost("Somebody else is at work on this home.", hint="Leave it to them.")
+            try:
+                yield _Keeper(self._leases, lease, self._options, self._clock)
+            finally:
+                self._release(lease)
+
+    @contextlib.contextmanager
+    def _untended(self) -> Iterator[None]:
+        """Inside, nothing tends the home in this process: it would hold the lease against a run of our own."""
+        with self._counting:
+            self._runs += 1
+        try:
+            with self._tending:
+                pass  # the batch under way has ended
+            yield
+        finally:
+            with self._counting:
+                self._runs -= 1
+
+    def _is_complete(self) -> bool:
+        with self._database.read() as transaction:
+            return transaction.row("SELECT 1 FROM backfill WHERE status = 'complete'") is not None
+
+    def _claim(self, purpose: str) -> Lease | Held | None:
         """The lease, its holder, or None where leases cannot be had: the compare-and-swap keeps rows right without."""
         if self._leases is None:
             return None
@@ -142,7 +222,7 @@ class Backfill:
                 (generation,) = transaction.row(
                     "SELECT generation FROM fences WHERE name = :name", {"name": LEASE}
                 ) or (0,)
-            return self._leases.claim(LEASE, REBUILD if anew else BACK_FILL, above=generation)
+            return self._leases.claim(LEASE, purpose, above=generation)
         except StoreError:
             return None
 
@@ -173,23 +253,28 @@ class Backfill:
         except StoreError:
             return None
 
-    def _work(self, lease: Lease | None, *, workers: int, anew: bool, show: Callable[[Progress], None]) -> _Tally:
-        # The first one has everything to do, so its workers start while the folders are walked.
-        pool = self._pool(workers) if anew or self._is_first() else None
+    def _work(self, keeper: _Keeper, *, workers: int, show: Callable[[Progress], None]) -> _Tally:
+        with self._database.read() as transaction:
+            rebuilding = owed.under_way(transaction)
+            is_first = transaction.row("SELECT 1 FROM streams LIMIT 1") is None
+        # There is everything to do, so the workers start while the folders are walked.
+        pool = self._pool(workers) if rebuilding or is_first else None
         try:
-            scan = self._runner.scan(every=anew)
+            scan = self._runner.scan()
             stale: list[Stale] = list(scan)
-            jobs = self._runner.jobs(stale, anew=anew)
+            jobs = self._runner.jobs(stale)
             enough = sum(job.size for job in jobs) >= self._options.spawn_bytes_min
             if enough:
                 pool = pool or self._pool(workers)
             elif pool is not None:
                 pool.close()
                 pool = None
-            return self._fold(scan, jobs, pool, lease, anew=anew, show=show)
+            tally = self._fold(scan, jobs, pool, keeper, show=show)
+            self._finish(tally, keeper, rebuilding=rebuilding)
         finally:
             if pool is not None:
                 pool.close()
+        return tally
 
     def _pool(self, workers: int) -> Pool | None:
         """Worker processes, or None where they are not wanted or cannot be had: this process then does the work."""
@@ -198,28 +283,15 @@ class Backfill:
         except WorkerDied:
             return None
 
-    def _is_first(self) -> bool:
-        with self._database.read() as transaction:
-            return transaction.row("SELECT 1 FROM streams LIMIT 1") is None
-
     def _fold(
-        self,
-        scan: Scan,
-        jobs: Sequence[Job],
-        pool: Pool | None,
-        lease: Lease | None,
-        *,
-        anew: bool,
-        show: Callable[[Progress], None],
+        self, scan: Scan, jobs: Sequence[Job], pool: Pool | None, keeper: _Keeper, *, show: Callable[[Progress], None]
     ) -> _Tally:
         tally = _Tally(scan, len(scan.seen), scan.bytes_seen)
         bytes_stale = sum(job.size for job in jobs)
         ahead = Progress(len(scan.seen) - len(jobs), len(scan.seen), scan.bytes_seen - bytes_stale, scan.bytes_seen)
-        keeper = _Keeper(self._leases, lease, self._options, self._clock)
         done = self._runner.do(jobs) if pool is None else pool.run(jobs)
         self._checkpoint_batches(done, jobs, tally, ahead, keeper, show)
         tally.failed.extend(Failure(refused.path, refused.reason) for refused in scan.refused)
-        self._finish(tally, keeper, anew=anew)
         return tally
 
     def _checkpoint_batches(
@@ -278,13 +350,17 @@ class Backfill:
             },
         )
 
-    def _finish(self, tally: _Tally, keeper: _Keeper, *, anew: bool) -> None:
-        """The last transaction: what vanished, which folders failed, and the status."""
+    def _finish(self, tally: _Tally, keeper: _Keeper, *, rebuilding: bool) -> None:
+        """The last transaction: what vanished, which folders failed, the status, and the end of a rebuild.
+
+        Of a rebuild that was under way before the scan: one that was begun since owes what this scan did not see.
+        """
         with self._database.write() as transaction:
             keeper.fence(transaction)
             self._runner.note_vanished(tally.scan, transaction)
-            if anew:
+            if rebuilding:
                 self._runner.sweep(transaction)
+                owed.end(transaction)
             transaction.run(
                 """UPDATE backfill SET status = :status, updated_at_ms = :at, files_done = :done, files_total = :total,
                    bytes_done = :bytes, bytes_total = :bytes,
@@ -303,7 +379,16 @@ class Backfill:
         links = {refused.path for refused in tally.scan.refused if refused.link}
         return any(failure.path not in links for failure in tally.failed)
 
-    def _report(self, tally: _Tally, started: float, *, joined: bool) -> BackfillReport:
+    def report(
+        self,
+        started: float,
+        *,
+        files: int,
+        size: int = 0,
+        failed: Sequence[Failure] = (),
+        joined: bool = False,
+    ) -> BackfillReport:
+        """How the tables stand after work that was begun at `started` (of the clock's `elapsed_s`)."""
         with self._database.read() as transaction:
             status, last, success = transaction.row(
                 "SELECT status, last_watermark, last_success_at_ms FROM backfill WHERE id = 1"
@@ -312,14 +397,26 @@ class Backfill:
         return BackfillReport(
             status=status,
             threads=threads,
-            files=tally.files,
-            bytes=tally.bytes,
-            failed=tuple(tally.failed),
+            files=files,
+            bytes=size,
+            failed=tuple(failed),
             seconds=self._clock.elapsed_s() - started,
             last_watermark=last,
             last_success_at_ms=success,
             joined=joined,
         )
+
+
+def _bounded(scan: Scan) -> Iterator[list[Stale]]:
+    """What is stale, in batches of some streams and bytes."""
+    batch: list[Stale] = []
+    for stale in scan:
+        batch.append(stale)
+        if len(batch) >= TENDED_STREAMS or sum(each.found.stat.size for each in batch) >= TENDED_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 class _Keeper:

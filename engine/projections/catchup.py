@@ -4,7 +4,9 @@ A look goes through the folders, newest first, and folds what moved, until its b
 came, and the next one goes on from there. A folder that was looked through is remembered by its times: nothing came into
 it or went from it while they stand still, so the next look passes over it for one stat. What grows in place does not show
 there; so files that changed within `_HOT_MS` are looked at each time, and the others by and by, those first that were
-looked at longest ago. Looks are at most one in `scan_interval_ms`, unless the last one did not come to its end.
+looked at longest ago. Looks are at most one in `scan_interval_ms`, unless the last one did not come to its end. Rollouts
+whose rows are only outdated are counted, and left to the background and the back-fill: their rows can be answered with,
+and a rebuild makes no reader wait.
 """
 
 from __future__ import annotations
@@ -42,12 +44,15 @@ _SWEEP_SHARE = 0.1
 class Partial:
     """An answer does not cover every file. `files_total` is None while the walk has not met them all.
 
-    `unread` counts rollouts and folders that cannot be read or used; `status` names each with its reason.
+    `unread` counts rollouts and folders that cannot be read or used; `status` names each with its reason. `outdated` of
+    those not done have rows of a lower version, and `newer` are behind a newer engine's rows, which only that can mend.
     """
 
     files_done: int
     files_total: int | None
     unread: int = 0
+    outdated: int = 0
+    newer: int = 0
 
 
 class _Seen(NamedTuple):
@@ -57,6 +62,8 @@ class _Seen(NamedTuple):
     deeper: list[str]
     files: int
     unread: int
+    outdated: int
+    newer: int
     newest_ms: int
     at_ms: int
 
@@ -75,6 +82,7 @@ class CatchUp:
         self._files = files
         self._mutex = threading.Lock()
         self._partial: Partial | None = None
+        self._cut_short = False
         self._looked_ms: int | None = None
         self._folders: dict[str, _Seen] = {}
         """By path, the one that was looked through longest ago first."""
@@ -86,12 +94,12 @@ class CatchUp:
         if not self._mutex.acquire(timeout=self._options.list_budget_ms / 1000):
             return self._partial
         try:
-            if self._is_recent() and (self._partial is None or self._partial.files_done == self._partial.files_total):
+            if self._is_recent() and not self._cut_short:
                 return self._partial
             self._partial = self._catch_up(self._options.list_budget_ms)
         except (StoreBusy, StoreFull):
             # Somebody else writes, or nobody can: a reader does not wait for the rows to come up to date.
-            self._partial = Partial(0, None)
+            self._partial, self._cut_short = Partial(0, None), True
         except StoreReadOnly:
             pass  # the rows are as old as they are; what they are behind by, `status` tells
         finally:
@@ -107,7 +115,7 @@ class CatchUp:
     def forget(self) -> None:
         """The rows are not those that were looked at: look anew."""
         with self._mutex:
-            self._partial, self._looked_ms = None, None
+            self._partial, self._cut_short, self._looked_ms = None, False, None
             self._folders.clear()
             self._gone.clear()
 
@@ -130,11 +138,14 @@ class CatchUp:
                 del self._folders[folder]
             self._sweep(begun_ms, is_enough)
         refused = sum(isinstance(each, Refused) and not each.link for each in roots(self._home, self._files))
-        done = sum(self._folders[folder].files for folder in met)
-        unread = refused + sum(self._folders[folder].unread for folder in met)
+        self._cut_short = not ended
+        seen = [self._folders[folder] for folder in met]
+        files, unread = sum(each.files for each in seen), refused + sum(each.unread for each in seen)
+        outdated, newer = sum(each.outdated for each in seen), sum(each.newer for each in seen)
         if not ended:
-            return Partial(done, None, unread)
-        return Partial(done - unread, done, unread) if unread else None
+            return Partial(files - outdated - newer, None, unread, outdated, newer)
+        done = files - unread - outdated - newer
+        return Partial(done, files, unread, outdated, newer) if done < files else None
 
     def _go_through(self, folders: list[str], is_late: Callable[[], bool]) -> tuple[bool, set[str]]:
         """Look through all folders that changed or may have; whether that came to its end, and which it came to."""
@@ -150,7 +161,7 @@ class CatchUp:
 
     def _is_settled(self, folder: str) -> bool:
         seen = self._folders.get(folder)
-        if seen is None or seen.times is None or seen.unread:
+        if seen is None or seen.times is None or seen.unread or seen.outdated or seen.newer:
             return False
         if self._clock.wall_ms() - seen.newest_ms < _HOT_MS:
             return False
@@ -168,17 +179,25 @@ class CatchUp:
         now_ms, at_ms = self._clock.wall_ms(), self._clock.boot_ms()
         listing = list_folder(self._home, folder, self._files)
         compared = self._runner.compare(folder, listing)
-        unread = self._fold(compared.stale, is_late)
+        moved = [each for each in compared.stale if not each.outdated]
+        unread = self._fold(moved, is_late)
         if unread is None:
             return False
-        self._note_gone(compared.gone, compared.restored, moved=bool(compared.stale))
+        self._note_gone(compared.gone, compared.restored, moved=bool(moved))
         unread += sum(not each.link for each in listing.refused)
         newest_ms = max((each.stat.mtime_ns // 1_000_000 for each in listing.found), default=0)
         changed_ms = now_ms if times is None else max(times.mtime_ns, times.ctime_ns) // 1_000_000
         is_sure = times is not None and now_ms - changed_ms >= _SETTLED_MS
         self._folders.pop(folder, None)
         self._folders[folder] = _Seen(
-            times if is_sure else None, listing.deeper, len(listing.found), unread, newest_ms, at_ms
+            times=times if is_sure else None,
+            deeper=listing.deeper,
+            files=len(listing.found),
+            unread=unread,
+            outdated=len(compared.stale) - len(moved),
+            newer=compared.newer_behind,
+            newest_ms=newest_ms,
+            at_ms=at_ms,
         )
         return True
 

@@ -69,6 +69,10 @@ class Followed(msgspec.Struct, frozen=True, array_like=True):
     mark: Watermark
 
 
+_UNREADABLE = [Followed("", Watermark(0, 0, None, b"", b"", FileStat(0, 0, 0, 0, 0), b""))]
+"""A note of damaged bytes: a file that no stream has, so the stream is applied anew."""
+
+
 class _Stream(NamedTuple):
     """One of the two streams. `names` are its files, oldest first."""
 
@@ -119,12 +123,16 @@ class Facts:
         """The tables are not those that were written to: ask them again how far they followed."""
         self._applied.clear()
 
-    def rebuild(self) -> None:
-        """Apply both streams from their beginning."""
+    def rebuild(self, *, whoever: bool = True) -> int:
+        """Apply both streams from their beginning, `whoever` applied them before; how many files they have.
+
+        Without `whoever` what a newer engine applied is left alone.
+        """
+        files = 0
         for stream in self._streams:
-            with self._named(stream), self.database.write() as transaction:
-                step = self._from_start(stream, stream.names())
-                _write(transaction, stream, step)
+            with self._named(stream):
+                files += self._follow(stream, anew=True, whoever=whoever)
+        return files
 
     def followed(self, transaction: Transaction) -> dict[str, list[Followed]]:
         """How far each stream was followed, by its name, file by file."""
@@ -189,26 +197,32 @@ class Facts:
         there = self._files.stat(f"{self._home.path}/{SESSION_INDEX}", op="facts.stat") is not None
         return [SESSION_INDEX] if there else []
 
-    def _follow(self, stream: _Stream) -> None:
+    def _follow(self, stream: _Stream, *, anew: bool = False, whoever: bool = False) -> int:
+        """Apply what is new, or all of it `anew`; how many files were followed then."""
+
+        def next_(followed: Sequence[Followed]) -> _Step | None:
+            if any(each.mark.version > VERSION for each in followed) and not whoever:
+                return None  # a newer engine's business
+            return self._from_start(stream, stream.names()) if anew else self._next(stream, followed)
+
         for _ in range(LOST_SWAPS_MAX):
             with self.database.read() as transaction:
                 followed = _load(transaction, stream)
-            step = self._next(stream, followed)
+            step = next_(followed)
             if step is None:
-                return
+                return 0
             with self.database.write() as transaction:
                 if _load(transaction, stream) == followed:
                     _write(transaction, stream, step)
-                    return
+                    return len(step.followed)
         with self.database.write() as transaction:
-            step = self._next(stream, _load(transaction, stream))
+            step = next_(_load(transaction, stream))
             if step is not None:
                 _write(transaction, stream, step)
+        return 0 if step is None else len(step.followed)
 
     def _next(self, stream: _Stream, followed: Sequence[Followed]) -> _Step | None:
-        """What is to be applied behind what was followed, or None: nothing, or a newer engine's business."""
-        if any(each.mark.version > VERSION for each in followed):
-            return None
+        """What is to be applied behind what was followed, or None where there is nothing."""
         names = stream.names()
         changed = [each for each in followed if not self._is_current(stream, each)]
         if not changed and names == [each.name for each in followed]:
@@ -261,7 +275,10 @@ class Facts:
 
 def _load(transaction: Transaction, stream: _Stream) -> list[Followed]:
     row = transaction.row("SELECT followed FROM fact_streams WHERE stream = :stream", {"stream": stream.key})
-    return [] if row is None else msgspec.msgpack.decode(row[0], type=list[Followed])
+    try:
+        return [] if row is None else msgspec.msgpack.decode(row[0], type=list[Followed])
+    except msgspec.DecodeError:
+        return _UNREADABLE
 
 
 def _write(transaction: Transaction, stream: _Stream, step: _Step) -> None:
@@ -269,6 +286,9 @@ def _write(transaction: Transaction, stream: _Stream, step: _Step) -> None:
         transaction.run(stream.clear)
     for (sql, _), values in step.effects.items():
         transaction.run(sql, values)
+    if not step.followed:
+        transaction.run("DELETE FROM fact_streams WHERE stream = :stream", {"stream": stream.key})
+        return
     transaction.run(
         """INSERT INTO fact_streams (stream, followed) VALUES (:stream, :followed)
            ON CONFLICT (stream) DO UPDATE SET followed = excluded.followed""",

@@ -117,7 +117,7 @@ class Flush:
             self._fold([target for _, target in moved])
             gone = [source for source, _ in moved]
             with self._database.write() as transaction:
-                self._runner.note_gone(transaction, gone, fresh=gone)
+                self._runner.note_gone(transaction, gone, fresh=gone, restored=[target for _, target in moved])
 
     def close(self) -> None:
         """End the timer and write what is left; what cannot be written now is found by the next scan.

@@ -90,7 +90,7 @@ class Folder:
                     judged[position] = judge_history(source, mark)
                 if judged[position] is not History.SAME:
                     divergence, mark = judged[position].value, None
-            if mark is not None and _is_glued(source, mark.offset):
+            if mark is not None and (_is_glued(source, mark.offset) or not _is_readable(projection, mark)):
                 mark = None
             key = None if mark is None else (mark.offset, mark.chain, mark.tail)
             groups.setdefault(key, []).append(_Fold(projection, stream, mark, divergence))
@@ -369,6 +369,15 @@ def _envelope(data: bytes | bytearray, start: int, odd: dict[int, Record[Any]]) 
     if is_canonical(data, start, len(data)):
         return canonical_time(data, start), canonical_ordinal(data, start)
     return None
+
+
+def _is_readable(projection: Projection, mark: Watermark) -> bool:
+    """Whether the stored state can be gone on from; damaged bytes may make its decoder raise anything."""
+    try:
+        projection.decode(mark.state)
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
 def _is_glued(source: Source, offset: int) -> bool:

@@ -1,27 +1,27 @@
 """What a query does before it answers: see one's own writes, what was decided, and what changed on disk, each bounded.
 
 A failure of any of the three makes the answer older, never fails it. A database that was removed, replaced or damaged is
-set aside and begun anew, and the query is asked again: its rows follow from the files.
+set aside and begun anew, and the query is asked again: its rows follow from the files. Whatever else works on the tables
+is begun again in the same way (`mending`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from engine.errors import StoreCorrupt, StoreError, StoreReplaced
+from engine.errors import StoreError
 from engine.projections.catchup import CatchUp, Partial
 from engine.projections.facts import Facts
 from engine.projections.flush import Flush
 from engine.stores.alive import Alive
+from engine.stores.mending import LOST, mending
 from engine.stores.sqlite import Database, Transaction
 
 QUERY_WAIT_MS = 250
 """How long a query waits for a flush that is under way elsewhere, or for a lock that another process keeps."""
 
-_LOST = (StoreReplaced, StoreCorrupt)
 _Answer = TypeVar("_Answer")
 
 
@@ -34,7 +34,7 @@ class Fresh:
         self._facts = facts
         self._catch_up = catch_up
         self._alive = alive
-        self._mutex = threading.Lock()
+        self._opened = database.opened
 
     def ask(
         self, question: Callable[[Transaction], _Answer], *, thread_id: str | None = None
@@ -45,15 +45,18 @@ class Fresh:
         `EngineClosed`, `ForkedEngine`, `StoreError`.
         """
         self._alive.check()
-        with contextlib.suppress(*_LOST):
-            return self._ask(question, thread_id)
-        with self._mutex:
-            try:
-                return self._ask(question, thread_id)
-            except _LOST:
-                self._database.replace()
+        return self.mending(lambda: self._ask(question, thread_id))
+
+    def mending(self, call: Callable[[], _Answer]) -> _Answer:
+        """What the call answers; where it meets a database that is lost or damaged, it is called again on a new one."""
+
+        def again() -> _Answer:
+            if self._opened != self._database.opened:
+                self._opened = self._database.opened
                 self.forget()
-        return self._ask(question, thread_id)
+            return call()
+
+        return mending(self._database, again)
 
     def forget(self) -> None:
         """The files have changed for sure: the next answer looks at them anew."""
@@ -82,7 +85,6 @@ class Fresh:
 def _or_older() -> Iterator[None]:
     try:
         yield
-    except _LOST:
-        raise
-    except (StoreError, OSError):
-        pass
+    except (StoreError, OSError) as error:
+        if isinstance(error, LOST) or type(error) is StoreError:
+            raise

@@ -4,7 +4,8 @@ A scan compares the stat of every rollout with its watermarks; unchanged ones co
 of any transaction, then written by at most `batch_streams` in one IMMEDIATE transaction, which first compares each
 stream's watermark with the one it was folded from. A watermark that somebody else moved meanwhile means that the fold is
 thrown away and done again; so any number of processes may catch up at once and each record has its effect once. A
-watermark of a higher version than ours belongs to a newer engine and is left alone.
+watermark of a higher version than ours belongs to a newer engine: it is left alone, and counted. One of a lower version
+is outdated: its rows stand until the stream is folded anew, by whoever has the time.
 
 Nothing here is ever final: what a scan finds new, changed, restored, moved or gone decides what is done.
 """
@@ -35,21 +36,11 @@ LOST_SWAPS_MAX = 5
 
 
 class Stale(NamedTuple):
-    """A rollout whose watermarks are behind."""
+    """A rollout whose watermarks are behind; `outdated` where by their version alone, so that its rows cover the file."""
 
     found: Found
     known: bool
-
-
-def is_current(marks: Mapping[str, tuple[int, FileStat]] | None, stat: FileStat, versions: Mapping[str, int]) -> bool:
-    """Whether every projection has followed a rollout to where it stands, as far as its stat tells."""
-    if marks is None:
-        return False
-    for name, version in versions.items():
-        mark = marks.get(name)
-        if mark is None or mark[0] < version or (mark[0] == version and mark[1] != stat):
-            return False
-    return True
+    outdated: bool = False
 
 
 class Scan:
@@ -63,19 +54,21 @@ class Scan:
         flagged: AbstractSet[str],
         versions: Mapping[str, int],
         *,
-        every: bool,
         stop: Callable[[], bool] | None,
     ) -> None:
         self._home = home
         self._files = files
         self._known = known
         self._versions = versions
-        self._every = every
         self._stop = stop
         self.flagged = flagged
         self.seen: set[str] = set()
         self.refused: list[Refused] = []
         self.bytes_seen = 0
+        self.newer = 0
+        """Rollouts that a newer engine keeps; of them `newer_behind` changed since (and have `newer_behind_bytes`)."""
+        self.newer_behind = 0
+        self.newer_behind_bytes = 0
         self.ended = False
 
     def __iter__(self) -> Iterator[Stale]:
@@ -86,9 +79,9 @@ class Scan:
             for each in found:
                 self.seen.add(each.path)
                 self.bytes_seen += each.stat.size
-                marks = self._known.get(each.path)
-                if self._every or not is_current(marks, each.stat, self._versions):
-                    yield Stale(each, marks is not None)
+                stale = self._judge(each)
+                if stale is not None:
+                    yield stale
             if self._stop is not None and self._stop():
                 return
         self.ended = True
@@ -106,13 +99,56 @@ class Scan:
         except OSError:
             return False  # its folder cannot be read: nothing is known about it
 
+    def _judge(self, found: Found) -> Stale | None:
+        marks = self._known.get(found.path)
+        standing = _standing(self._versions, marks, found.stat)
+        self.newer += standing.newer
+        if standing.newer_behind:
+            self.newer_behind += 1
+            self.newer_behind_bytes += found.stat.size
+        if not standing.behind and not standing.outdated:
+            return None
+        return Stale(found, known=marks is not None, outdated=not standing.behind)
+
+
+class _Standing(NamedTuple):
+    """How the watermarks of a rollout stand to its file, as far as its stat tells.
+
+    One of ours is behind it; one is outdated, of a lower version; one is of a newer engine, and that engine is behind.
+    """
+
+    behind: bool
+    outdated: bool
+    newer: bool
+    newer_behind: bool
+
+
+def _standing(
+    versions: Mapping[str, int], marks: Mapping[str, tuple[int, FileStat]] | None, stat: FileStat
+) -> _Standing:
+    behind = outdated = newer = moved = False
+    for name, version in versions.items():
+        mark = None if marks is None else marks.get(name)
+        if mark is None:
+            behind = True
+        elif mark[0] > version:
+            newer, moved = True, moved or mark[1] != stat
+        else:
+            behind = behind or mark[1] != stat
+            outdated = outdated or mark[0] < version
+    return _Standing(behind, outdated, newer, moved and not behind)
+
 
 class Compared(NamedTuple):
-    """One folder beside what the tables know of it: what is stale, whose file is gone since, and whose is back."""
+    """One folder beside what the tables know of it: what is stale, whose file is gone since, and whose is back.
+
+    `newer_behind` of its rollouts are behind, and a newer engine's to follow.
+    """
 
     stale: list[Stale]
     gone: list[str]
     restored: list[str]
+    newer_behind: int
 
 
 @dataclass(slots=True)
@@ -142,28 +178,33 @@ class Runner:
         self._options = options
         self._clock = clock
         self._files = files
-        self._versions = {projection.name: projection.version for projection in projections}
+        self.versions = {projection.name: projection.version for projection in projections}
+        """The version of each projection, by name."""
         self._hand = Hand(home, projections, options, files)
         self.counters = RunnerCounters()
 
-    def scan(self, *, every: bool = False, stop: Callable[[], bool] | None = None) -> Scan:
-        """A walk that has not begun yet. With `every` each rollout counts as stale; `stop` is asked after each folder."""
+    def scan(self, *, stop: Callable[[], bool] | None = None) -> Scan:
+        """A walk that has not begun yet; `stop` is asked after each folder."""
         with self._database.read() as transaction:
             known = watermarks.load_stats(transaction)
             flagged = {path for (path,) in transaction.rows(_MISSING)}
-        return Scan(self._home, self._files, known, flagged, self._versions, every=every, stop=stop)
+        return Scan(self._home, self._files, known, flagged, self.versions, stop=stop)
 
     def compare(self, folder: str, listing: Listing) -> Compared:
         """What is to be done about one folder, folders that vanished from it included."""
         with self._database.read() as transaction:
             known, deeper = watermarks.load_folder(transaction, folder)
             lost = [path for name in deeper - set(listing.deeper) for path in watermarks.load_below(transaction, name)]
-        compared = Compared([], [], [])
-        there = {each.path for each in listing.found}
+        stale: list[Stale] = []
+        newer_behind = 0
         for each in listing.found:
             kept = known.get(each.path)
-            if not is_current(None if kept is None else kept.marks, each.stat, self._versions):
-                compared.stale.append(Stale(each, kept is not None))
+            standing = _standing(self.versions, None if kept is None else kept.marks, each.stat)
+            newer_behind += standing.newer_behind
+            if standing.behind or standing.outdated:
+                stale.append(Stale(each, kept is not None, not standing.behind))
+        compared = Compared(stale, [], [], newer_behind)
+        there = {each.path for each in listing.found}
         lost += [path for path, kept in known.items() if path not in there and not kept.missing]
         compared.gone.extend(path for path in lost if self._is_gone(path))
         compared.restored.extend(path for path in there & known.keys() if known[path].missing)
@@ -178,8 +219,19 @@ class Runner:
                 marks = watermarks.load(transaction, known)
         return [
             Job(found.path, found.compressed, found.stat.size, self._own(marks.get(found.path, {})), anew)
-            for found, _ in stale
+            for found, *_ in stale
         ]
+
+    def due(self, stale: Sequence[Stale]) -> list[Job]:
+        """The same, without what somebody else brought up to date since the scan."""
+        stats = {each.found.path: each.found.stat for each in stale}
+        jobs = self.jobs([each._replace(known=True) for each in stale])
+        return [job for job in jobs if self._is_due(job, stats[job.path])]
+
+    def _is_due(self, job: Job, stat: FileStat) -> bool:
+        marks = {name: (mark.version, mark.stat) for name, mark in job.marks.items()}
+        standing = _standing(self.versions, marks, stat)
+        return standing.behind or standing.outdated
 
     def do(self, jobs: Iterable[Job]) -> Iterator[Done]:
         """Fold in this process."""
@@ -236,15 +288,26 @@ class Runner:
         moved = [path for (path,) in transaction.rows(_STANDS_ELSEWHERE, {"gone": _json(gone)})]
         for projection in self._projections.values():
             projection.forget(transaction, moved)
-            if isinstance(projection, Threads):
-                projection.rechoose(transaction, [*fresh, *restored])
+        self._rewrite(transaction, [*fresh, *restored])
         watermarks.drop(transaction, moved)
 
     def sweep(self, transaction: Transaction) -> None:
-        """After a rebuild: remove rows that no watermark stands behind."""
+        """After a rebuild: remove rows that no watermark stands behind, and write those of lost files from their state."""
         transaction.run("DELETE FROM streams WHERE path NOT IN (SELECT stream FROM watermarks)")
         transaction.run("DELETE FROM threads WHERE id NOT IN (SELECT thread_id FROM streams WHERE records > 0)")
         transaction.run("DELETE FROM set_aside WHERE stream NOT IN (SELECT stream FROM watermarks)")
+        self._rewrite(transaction, [path for (path,) in transaction.rows(_MISSING)])
+
+    def sweep_thread(self, transaction: Transaction, thread_id: str) -> None:
+        """The same for one thread, with its row written again whether or not one of its rollouts could be read."""
+        paths = [path for (path,) in transaction.rows(_STREAMS_OF, {"thread_id": thread_id})]
+        transaction.run(_ORPHAN, {"thread_id": thread_id})
+        self._rewrite(transaction, paths)
+
+    def _rewrite(self, transaction: Transaction, paths: Sequence[str]) -> None:
+        for projection in self._projections.values():
+            if isinstance(projection, Threads):
+                projection.rechoose(transaction, paths)
 
     def _is_gone(self, path: str) -> bool:
         try:
@@ -281,7 +344,9 @@ class Runner:
                     if now is not None and now.version > folded.mark.version:
                         continue
                     if now == jobs[each.path].marks.get(folded.projection):
-                        accepted.append(folded)
+                        # A stream that was erased while it was folded has no watermark either; its file went before.
+                        if now is not None or not self._is_gone(each.path):
+                            accepted.append(folded)
                     elif now != folded.mark:
                         lost.add(each.path)
             self._write_accepted(transaction, accepted)
@@ -336,6 +401,13 @@ def _json(values: Sequence[str]) -> str:
 
 
 _MISSING = "SELECT path FROM streams WHERE missing_since_ms IS NOT NULL"
+
+_STREAMS_OF = "SELECT path FROM streams WHERE thread_id = :thread_id"
+
+_ORPHAN = """
+    DELETE FROM threads
+    WHERE id = :thread_id AND NOT EXISTS (SELECT 1 FROM streams WHERE thread_id = :thread_id AND records > 0)
+"""
 
 _STANDS_ELSEWHERE = """
     SELECT gone.path FROM streams AS gone

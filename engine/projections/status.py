@@ -24,16 +24,25 @@ class ThreadCounts(Struct, frozen=True):
 
 
 class Lag(Struct, frozen=True):
-    """Rollouts whose rows are behind their file, and how many rollouts there are."""
+    """Rollouts whose rows are behind their file, and how many rollouts there are.
+
+    `outdated` of those behind are so by their version alone: a raised one, or a rebuild under way. `newer` rollouts have
+    rows of a newer engine, which are left alone; those of them that changed since are behind, for that engine to mend.
+    """
 
     files: int
     bytes: int
     files_total: int
     bytes_total: int
+    outdated: int
+    newer: int
 
 
 class BackfillState(Struct, frozen=True):
-    """The back-fill's last report, and who works on one now."""
+    """The back-fill's last report, and who works on one now.
+
+    `rebuild_begun_at_ms` is None unless a rebuild was begun and has not come to its end.
+    """
 
     status: str
     last_watermark: str | None
@@ -42,6 +51,7 @@ class BackfillState(Struct, frozen=True):
     files_total: int
     owner: str | None
     failed: list[Failure]
+    rebuild_begun_at_ms: int | None
 
 
 class Status(Struct, frozen=True):
@@ -54,10 +64,17 @@ class Status(Struct, frozen=True):
     set_aside: int
     backfill: BackfillState
     counters: dict[str, int]
+    background_error: str | None
+    """What the background's last round failed with, in the engine that answers."""
 
 
 def read_status(
-    home: Home, database: Database, runner: Runner, leases: Leases | None, written: Mapping[str, int]
+    home: Home,
+    database: Database,
+    runner: Runner,
+    leases: Leases | None,
+    written: Mapping[str, int],
+    background_error: str | None,
 ) -> Status:
     """Scan the home's stats and read the tables."""
     scan = runner.scan()
@@ -71,9 +88,14 @@ def read_status(
         records, damaged = transaction.row(
             "SELECT coalesce(sum(records), 0), coalesce(sum(damaged), 0) FROM streams"
         ) or (0, 0)
-        status, last, success, done, total_files = transaction.row(
-            "SELECT status, last_watermark, last_success_at_ms, files_done, files_total FROM backfill WHERE id = 1"
-        ) or ("pending", None, None, 0, 0)
+        status, last, success, done, total_files, rebuild = transaction.row(_BACKFILL) or (
+            "pending",
+            None,
+            None,
+            0,
+            0,
+            None,
+        )
         failed = [
             Failure(path, reason)
             for path, reason in transaction.rows("SELECT path, reason FROM failures ORDER BY path")
@@ -82,7 +104,14 @@ def read_status(
         home=home.path,
         state_dir=home.state,
         threads=ThreadCounts(total, total - archived, archived, missing),
-        lag=Lag(len(stale), sum(each.found.stat.size for each in stale), len(scan.seen), scan.bytes_seen),
+        lag=Lag(
+            files=len(stale) + scan.newer_behind,
+            bytes=sum(each.found.stat.size for each in stale) + scan.newer_behind_bytes,
+            files_total=len(scan.seen),
+            bytes_total=scan.bytes_seen,
+            outdated=sum(each.outdated for each in stale),
+            newer=scan.newer,
+        ),
         set_aside=aside,
         backfill=BackfillState(
             status=status,
@@ -92,8 +121,10 @@ def read_status(
             files_total=total_files,
             owner=_owner(leases),
             failed=[*failed, *refused],
+            rebuild_begun_at_ms=rebuild,
         ),
         counters={"divergences": divergences, "records": records, "damaged_lines": damaged, **written},
+        background_error=background_error,
     )
 
 
@@ -104,6 +135,11 @@ def _owner(leases: Leases | None) -> str | None:
         return None
     return None if held is None else str(held.owner)
 
+
+_BACKFILL = """
+    SELECT status, last_watermark, last_success_at_ms, files_done, files_total, rebuild_begun_at_ms
+    FROM backfill WHERE id = 1
+"""
 
 _MISSING = """
     SELECT count(*) FROM threads JOIN streams ON streams.path = threads.rollout_path

@@ -11,13 +11,13 @@ present before missing, newest name first, active before archived.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, Struct
 
-from engine.errors import StoreCorrupt
 from engine.events.payloads import (
     GoalUpdated,
     SessionMeta,
@@ -41,7 +41,7 @@ from engine.projections.projection import Change, Piece, Stream
 from engine.stores.layout import is_id, parse_path
 
 if TYPE_CHECKING:
-    from engine.stores.sqlite import Transaction
+    from engine.stores.sqlite import Transaction, Value
 
 TEXT_BYTES_MAX = 16 * 1024
 """Longer texts are cut in the row, so that a pasted file does not become part of every list; the rollout has it all."""
@@ -186,7 +186,11 @@ class Threads:
         self._choose_heads(transaction, _threads_of(transaction, paths), {})
 
     def _choose_heads(self, transaction: Transaction, threads: Iterable[str], known: dict[str, Change]) -> None:
-        """Write the row of each of these threads from its head's state; remove it where no rollout is left."""
+        """Write the row of each of these threads from its head's state; remove it where no rollout is left.
+
+        Of a head whose state is not for us to read (a newer engine's, or an older one's in another form) the row is told
+        the place alone: whoever folds that rollout next writes the rest.
+        """
         named = sorted(threads)
         candidates: dict[str, list[Candidate]] = {thread: [] for thread in named}
         for path, thread, rollout, base, missing in transaction.rows(_STREAMS_OF, {"threads": _json(named)}):
@@ -194,24 +198,38 @@ class Threads:
         heads = {thread: head_of(found).path for thread, found in candidates.items() if found}
         states = {path: known[path].state for path in heads.values() if path in known}
         states.update(self._stored_states(transaction, [path for path in heads.values() if path not in known]))
-        if lost := sorted(set(heads.values()) - set(states)):
-            raise StoreCorrupt(
-                f"The database knows {lost[0]} and has no state of it.",
-                hint="Run `rolloutdb rebuild`: everything in it is built again from the rollouts.",
-                path=lost[0],
-            )
-        transaction.run_many(_UPSERT_THREAD, [thread_row(path, states[path]) for path in heads.values()])
+        rows = [thread_row(path, states[path]) for path in heads.values() if path in states]
+        transaction.run_many(_UPSERT_THREAD, rows)
+        for thread, path in heads.items():
+            if path not in states:
+                self._place(transaction, thread, path)
         gone = [thread for thread, found in candidates.items() if not found]
         if gone:
             transaction.run(
                 "DELETE FROM threads WHERE id IN (SELECT value FROM json_each(:gone))", {"gone": _json(gone)}
             )
 
+    def _place(self, transaction: Transaction, thread: str, path: str) -> None:
+        """Say where the thread's head is, and have the engine that can read its state look at it again."""
+        stream = stream_of(path)
+        values: dict[str, Value] = {
+            "id": thread,
+            "path": path,
+            "rollout_id": stream.name.own_rollout_id or thread,
+            "archived": int(stream.archived),
+        }
+        if transaction.run(_PLACE, values):
+            transaction.run(_LOOK_AGAIN, {"projection": self.name, "path": path})
+
     def _stored_states(self, transaction: Transaction, paths: Sequence[str]) -> dict[str, ThreadState]:
         if not paths:
             return {}
-        found = transaction.rows(_STATES, {"projection": self.name, "paths": _json(paths)})
-        return {path: self.decode(blob) for path, blob in found}
+        values: dict[str, Value] = {"projection": self.name, "version": self.version, "paths": _json(paths)}
+        states = {}
+        for path, blob in transaction.rows(_STATES, values):
+            with contextlib.suppress(msgspec.DecodeError):
+                states[path] = self.decode(blob)
+        return states
 
 
 class Candidate(Struct, frozen=True):
@@ -473,8 +491,15 @@ _STREAMS_OF = """
 
 _STATES = """
     SELECT stream, state FROM watermarks
-    WHERE projection = :projection AND stream IN (SELECT value FROM json_each(:paths))
+    WHERE projection = :projection AND version <= :version AND stream IN (SELECT value FROM json_each(:paths))
 """
+
+_PLACE = """
+    UPDATE threads SET rollout_path = :path, rollout_id = :rollout_id, archived = :archived
+    WHERE id = :id AND rollout_path <> :path
+"""
+
+_LOOK_AGAIN = "UPDATE watermarks SET mtime_ns = 0 WHERE projection = :projection AND stream = :path"
 
 _UPSERT_THREAD = f"""
     INSERT INTO threads ({", ".join(COLUMNS)}) VALUES ({", ".join("?" * len(COLUMNS))})

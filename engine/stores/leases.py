@@ -19,6 +19,7 @@ from engine.errors import LeaseLost
 from engine.options import Options
 from engine.stores.files import Files
 from engine.stores.locks import Owner, State
+from engine.stores.mending import mending
 from engine.stores.sqlite import Database, Row, Transaction, Value
 
 _SELECT = """
@@ -102,6 +103,9 @@ class Leases:
         The generation is higher than `above`, the one that fences the effect: the clock may have been set back while
         this database was lost.
         """
+        return mending(self._database, lambda: self._claim(name, purpose, above))
+
+    def _claim(self, name: str, purpose: str, above: int) -> Lease | Held:
         owner = Owner.here(self._files)
         with self._database.write() as transaction:
             found = self._found(transaction, name)
@@ -134,11 +138,14 @@ class Leases:
 
     def holder(self, name: str) -> Held | None:
         """Who has the lease, or None where it could be claimed now."""
-        with self._database.read() as transaction:
-            found = self._found(transaction, name)
+        found = mending(self._database, lambda: self._stored(name))
         if found is None or found.held is None or self._is_free(found.held):
             return None
         return found.held
+
+    def _stored(self, name: str) -> _Found | None:
+        with self._database.read() as transaction:
+            return self._found(transaction, name)
 
     def _found(self, transaction: Transaction, name: str) -> _Found | None:
         row = transaction.row(_SELECT, {"name": name})

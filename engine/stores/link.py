@@ -36,21 +36,24 @@ Value = int | float | str | bytes | None
 
 BUSY = (apsw.BusyError, apsw.LockedError, apsw.ProtocolError)
 
-_REBUILD = "run `rolloutdb rebuild`: the file is set aside and built again from the rollouts"
+REBUILD = "run `rolloutdb rebuild`: the file is set aside and built again from the rollouts"
 _MAKE_ROOM = "make room on the disk, or name another one with --state-dir"
 _MAKE_WRITABLE = "make the file and its folder writable, or name another one with --state-dir"
 _LOOK_AT_FILE = "look at the file, its folder and their permissions"
 _LOOK_AT_DISK = "look at the disk (the system log names its errors), then run the command again"
 
 _ERRORS: dict[type[apsw.Error], tuple[type[StoreError], str]] = {
-    apsw.CorruptError: (StoreCorrupt, _REBUILD),
-    apsw.NotADBError: (StoreCorrupt, _REBUILD),
+    apsw.CorruptError: (StoreCorrupt, REBUILD),
+    apsw.NotADBError: (StoreCorrupt, REBUILD),
     apsw.FullError: (StoreFull, _MAKE_ROOM),
     apsw.ReadOnlyError: (StoreReadOnly, _MAKE_WRITABLE),
     apsw.PermissionsError: (StoreReadOnly, _MAKE_WRITABLE),
     apsw.CantOpenError: (StoreUnavailable, _LOOK_AT_FILE),
     apsw.IOError: (StoreUnavailable, _LOOK_AT_DISK),
 }
+
+_STRANGE = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError)
+"""What a connection meets whose file was replaced: the -wal is found by name, and is the new file's as well."""
 
 _OS_ERRORS: dict[int, tuple[type[StoreError], str]] = {
     errno.EACCES: (StoreReadOnly, _MAKE_WRITABLE),
@@ -92,10 +95,8 @@ class Link:
         with self.translated("begin"):
             self.connection.execute(sql)
             self.connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-            address = ctypes.addressof(self._moved)
-            self.connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, address)
-        if self._moved.value:
-            raise replaced("begin", self.path)
+            if self._has_moved():
+                raise replaced("begin", self.path)
 
     def commit(self) -> None:
         with self.translated("commit"):
@@ -139,6 +140,12 @@ class Link:
             yield
         except apsw.Error as error:
             raise self._translation(op, error) from error
+        except UnicodeDecodeError as error:  # nothing but UTF-8 was ever written
+            self.failed = True
+            self.keep_wal(wanted=True)
+            raise StoreCorrupt(
+                f"{op}: {self.path}: a text is not UTF-8: {error}", path=self.path, hint=REBUILD
+            ) from error
 
     def waits_from_now(self) -> None:
         self._waiting_since_s = self._clock.elapsed_s()
@@ -166,9 +173,18 @@ class Link:
     def _waited_ms(self) -> int:
         return int((self._clock.elapsed_s() - self._waiting_since_s) * 1000)
 
+    def _has_moved(self) -> bool:
+        """Whether the file does not bear its name any more; asked of SQLite, which knows the file by its descriptor."""
+        self.connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(self._moved))
+        return bool(self._moved.value)
+
     def _translation(self, op: str, error: apsw.Error) -> EngineError:
         if isinstance(error, BUSY):
             return self._busy_error(op)
+        with contextlib.suppress(apsw.Error, AttributeError):  # one that is not open, or not yet
+            if isinstance(error, _STRANGE) and self._has_moved():
+                self.failed = True
+                return replaced(op, self.path)
         kind, hint = _ERRORS.get(type(error), (StoreError, ""))
         self.failed = self.failed or kind is not StoreError
         if kind is StoreCorrupt:

@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 
 from engine.clock import Clock
-from engine.errors import MigrationChanged, StoreUnavailable
+from engine.errors import MigrationChanged, StoreCorrupt, StoreUnavailable
 from engine.stores.files import Files
 
 _NAME = re.compile(r"(?P<number>[0-9]{4})_[a-z0-9_]+\.sql")
@@ -31,6 +31,9 @@ _FILE_BYTES_MAX = 1024 * 1024
 _QUOTED_OR_COMMENT = re.compile(
     r"""(?P<quoted>'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\])|--[^\n]*|/\*.*?(?:\*/|\Z)""", flags=re.DOTALL
 )
+
+_FLIPPED_MAX = 8
+"""Digits of a checksum that damage may have changed; of two texts' checksums some sixty differ."""
 
 _CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS migrations (
@@ -86,16 +89,24 @@ def checksum(sql: str) -> str:
 
 
 def pending(connection: apsw.Connection, carried: Sequence[Migration], path: str) -> list[Migration]:
-    """Which migrations the database still lacks; raises `MigrationChanged` where an applied one differs."""
-    applied = dict(_applied(connection))
+    """Which migrations the database still lacks.
+
+    Raises `MigrationChanged` where an applied one differs, `StoreCorrupt` where the note of it is damaged.
+    """
+    noted = dict(applied(connection))
     for migration in carried:
-        if applied.get(migration.number, migration.checksum) != migration.checksum:
+        checksum = noted.get(migration.number, migration.checksum)
+        if _is_flipped(checksum, migration.checksum):
+            raise StoreCorrupt(
+                f"the checksum of migration {migration.name} is damaged in {path}", path=path, hint=f"move {path} away"
+            )
+        if checksum != migration.checksum:
             raise MigrationChanged(
                 f"migration {migration.name} was applied to {path} in another wording than this engine carries",
                 path=path,
                 hint=f"move {path} away to have it built again, or install the engine that made it",
             )
-    return [migration for migration in carried if migration.number not in applied]
+    return [migration for migration in carried if migration.number not in noted]
 
 
 def apply(
@@ -120,7 +131,8 @@ def apply(
     return missing
 
 
-def _applied(connection: apsw.Connection) -> list[tuple[int, str]]:
+def applied(connection: apsw.Connection) -> list[tuple[int, str]]:
+    """Number and checksum of each migration that was applied; none where there is no table of them."""
     if (
         connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'").fetchone()
         is None
@@ -128,6 +140,12 @@ def _applied(connection: apsw.Connection) -> list[tuple[int, str]]:
         return []
     rows: list[Any] = connection.execute("SELECT number, checksum FROM migrations").fetchall()
     return rows
+
+
+def _is_flipped(checksum: str, carried: str) -> bool:
+    """Whether a noted checksum is a damaged copy of the one that is carried: those of two texts differ nearly everywhere."""
+    differing = sum(ours != noted for ours, noted in zip(carried, checksum, strict=False))
+    return 0 < differing <= _FLIPPED_MAX or (not differing and checksum != carried)
 
 
 def _plain(text: bytes) -> str:

@@ -4,8 +4,8 @@ All of it runs under the exclusive flock `locks/<name>_<shape>.setup`, and every
 shared: SQLite finds the -wal by name, and a connection made while the file is being replaced would pair the old file
 with the new -wal. A start that is killed at any step is completed by the next one.
 
-A file that is no database, or one whose schema cannot be read, is moved to `quarantine/` with its -wal, never unlinked,
-and made anew. A newer shape, another program's database and a folder in the file's place are refused, unchanged. The
+A file that is no database, or one whose header or schema is damaged, is moved to `quarantine/` with its -wal, never
+unlinked, and made anew. A newer shape, another program's database and a folder in the file's place are refused, unchanged. The
 engine never opens a database file itself: closing such a descriptor would drop every lock that SQLite holds on it in
 this process; what a file is, SQLite itself is asked.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -25,8 +25,9 @@ from engine.errors import StoreCorrupt, StoreNewer, StoreUnavailable
 from engine.options import Options
 from engine.stores import migrate
 from engine.stores.files import Files
-from engine.stores.link import Link, files_translated
+from engine.stores.link import REBUILD, Link, Value, files_translated
 from engine.stores.locks import give_back, locked, try_lock
+from engine.stores.soundness import has_our_id, has_our_migrations, header_damage
 
 APPLICATION_ID = 0x726C6462
 """'rldb' in ASCII, in bytes 68 to 71 of the file: by it `file` and we tell our databases from others."""
@@ -174,7 +175,7 @@ class Setup:
     def attach(self, place: Place) -> Link:
         """A connection that may write, and that has read the schema, hence opened the -wal."""
         link = Link(place.path, apsw.SQLITE_OPEN_READWRITE, self.options, self.clock, self.files)
-        with link.closed_on_error(), link.translated("open"):
+        with link.closed_on_error(), link.translated("open"), _damage_told(link, certain=False):
             link.keep_wal(wanted=True)
             for pragma in _CONNECTION_PRAGMAS:
                 link.connection.execute(pragma)
@@ -202,8 +203,18 @@ class Setup:
         with link.closed_on_error(), link.translated("open"):
             if not self._is_ready(link):
                 self._switch_to_wal(link)
-                self._migrate(link)
+                with _damage_told(link, certain=self._has_gap(link)):
+                    self._migrate(link)
         return link
+
+    def _has_gap(self, link: Link) -> bool:
+        """Whether a migration is missing before one that was applied, or all are and the tables are there.
+
+        It cannot be so but by damage; one that fails behind all that were applied is at fault itself.
+        """
+        noted = {number for number, _ in migrate.applied(link.connection)}
+        lacking = [migration.number for migration in self.carried if migration.number not in noted]
+        return bool(_tables(link)) and bool(lacking) and lacking[0] < max(noted, default=lacking[0] + 1)
 
     def _make_file(self, place: Place) -> None:
         kind = self.files.kind(place.path, op="sqlite.kind")
@@ -220,22 +231,29 @@ class Setup:
             )
 
     def _is_ready(self, link: Link) -> bool:
-        """Whether the file is ours and complete; raises where it is not for us to change."""
+        """Whether the file is ours and complete; raises where it is damaged, or not for us to change."""
         application_id, version = link.pragma("application_id"), link.pragma("user_version")
-        tables = link.one("SELECT count(*) FROM sqlite_schema")
-        if application_id not in (0, APPLICATION_ID) or (application_id == 0 and tables):
+        if found := header_damage(link.connection):
+            raise damaged(link, "; ".join(found))
+        ours = has_our_migrations(link.connection, self.carried)
+        if application_id not in (0, APPLICATION_ID) or (application_id == 0 and _tables(link)):
+            if ours or has_our_id(link.connection, APPLICATION_ID):
+                raise damaged(link, "by its header it is another program's, by its content or its file it is ours")
             raise StoreUnavailable(
                 f"{link.path} is a database of another program",
                 path=link.path,
                 hint="move it away, or name another folder with --state-dir",
             )
         if isinstance(version, int) and version > self.shape:
+            if ours:
+                raise damaged(link, f"the header says shape {version}, and its migrations are those of {self.shape}")
             raise StoreNewer(
                 f"{link.path} has shape {version}, this engine knows {self.shape}",
                 path=link.path,
                 hint="pip install -U rolloutdb",
             )
-        missing = migrate.pending(link.connection, self.carried, link.path)
+        with _damage_told(link, certain=True):
+            missing = migrate.pending(link.connection, self.carried, link.path)
         return application_id == APPLICATION_ID and not missing and link.pragma("journal_mode") == "wal"
 
     def _switch_to_wal(self, link: Link) -> None:
@@ -258,6 +276,28 @@ class Setup:
     def _migrate(self, link: Link) -> None:
         header = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {self.shape}")
         migrate.apply(link.connection, self.carried, link.path, self.clock, header=header)
+
+
+def damaged(link: Link, what: str) -> StoreCorrupt:
+    """The error for a file that SQLite reads and that cannot be as it was made; its -wal is left as it is."""
+    link.keep_wal(wanted=True)
+    return StoreCorrupt(f"open: {link.path}: {what}", path=link.path, hint=REBUILD)
+
+
+@contextlib.contextmanager
+def _damage_told(link: Link, *, certain: bool) -> Iterator[None]:
+    """A statement of ours that fails as if it were wrong tells of damage: for `certain`, or where the header shows it."""
+    try:
+        yield
+    except apsw.SQLError as error:
+        found = header_damage(link.connection)
+        if found or certain:
+            raise damaged(link, "; ".join(found) or str(error)) from error
+        raise
+
+
+def _tables(link: Link) -> Value:
+    return link.one("SELECT count(*) FROM sqlite_schema")
 
 
 def identity_of(place: Place, files: Files) -> tuple[int, int] | None:

@@ -29,6 +29,7 @@ from engine.stores.files import Files
 from engine.stores.link import BUSY, Link, Value, files_translated, replaced
 from engine.stores.locks import give_back, take_lock
 from engine.stores.setup import Place, Setup, identity_of, quarantine, remove_older_shapes
+from engine.stores.soundness import header_damage, schema_damage
 
 __all__ = [
     "Database",
@@ -92,6 +93,12 @@ class Transaction:
             for _row in self._cursor().executemany(sql, rows):
                 pass
 
+    def damage(self, carried: Sequence[migrate.Migration]) -> list[str]:
+        """What is wrong with the header and the schema; asked by the database."""
+        connection = self._link.connection
+        with self._link.translated("check"):
+            return header_damage(connection) + schema_damage(connection, carried)
+
     def end(self) -> None:
         """Close what is still being read; called by the database."""
         self._ended = True
@@ -129,6 +136,8 @@ class Database:
         self._identity: tuple[int, int] | None = None
         self._use_fd: int | None = None
         self._patience = threading.local()
+        self.opened = 0
+        """How often a file was opened here: 1, and one more each time it was replaced."""
         self.counters = DatabaseCounters()
 
     @classmethod
@@ -238,14 +247,15 @@ class Database:
         return None if self._place is None else self._place.use_lock
 
     def integrity(self, *, quick: bool = False) -> list[str]:
-        """What SQLite's own check says: `["ok"]`, or one sentence for each damage found.
+        """What the header, the schema and SQLite's own check say: `["ok"]`, or one sentence for each damage found.
 
         The `quick` one does not compare indexes with their tables.
         """
         try:
             with self.read() as transaction:
+                found = transaction.damage(self._setup.carried)
                 pragma = "PRAGMA quick_check" if quick else "PRAGMA integrity_check"
-                return [str(row[0]) for row in transaction.rows(pragma)]
+                return found or [str(row[0]) for row in transaction.rows(pragma)]
         except StoreCorrupt as error:
             return [error.message]
 
@@ -277,12 +287,18 @@ class Database:
 
         The folder it went to, else None. Everything that holds this database goes on with it.
         """
-        folder = self.quarantine()
-        if self._place is not None:
-            with self._mutex, files_translated("open", self._place.path):
-                self._closed = False
-                self._open_file(self._place)
+        with self._mutex:
+            folder = self.quarantine()
+            if self._place is not None:
+                with files_translated("open", self._place.path):
+                    self._open_file(self._place)
         return folder
+
+    def replace_once(self, opened: int) -> None:
+        """Replace it, unless another thread did since it had been opened so often."""
+        with self._mutex:
+            if self.opened == opened:
+                self.replace()
 
     def close(self) -> None:
         """Close all connections; those in use by a reader when its block ends. A second call does nothing."""
@@ -308,6 +324,8 @@ class Database:
             with setup.lock(place, shared=False):
                 self._writer, self.quarantined = setup.make_ready(place)
                 self._hold(place)
+        self._closed = False
+        self.opened += 1
 
     def _hold(self, place: Place) -> None:
         """Under the setup lock: remember which file this is, and show others that it is in use."""
@@ -334,6 +352,7 @@ class Database:
         if not self._readers_free.acquire(timeout=self._setup.options.busy_wait_ms / 1000):
             raise self._busy_here("read", f"all {self._setup.options.read_connections} read connections are in use")
         link: Link | None = None
+        opened = self.opened
         try:
             link = self._reading_link()
             link.begin("BEGIN")
@@ -341,7 +360,7 @@ class Database:
         finally:
             if link is not None:
                 link.rollback()
-                self._put_back(link)
+                self._put_back(link, opened)
             self._readers_free.release()
 
     @contextlib.contextmanager
@@ -375,8 +394,10 @@ class Database:
             link.connection.execute("PRAGMA query_only = ON")
         return link
 
-    def _put_back(self, link: Link) -> None:
-        if link.failed:
+    def _put_back(self, link: Link, opened: int) -> None:
+        if (
+            link.failed or opened != self.opened
+        ):  # another file has its place now: this one would be taken for lost again
             link.close()
             return
         self._readers.append(link)
@@ -390,6 +411,9 @@ class Database:
 
     def _connect(self) -> Link:
         """One more connection to the same file; `StoreReplaced` where another file has taken its name."""
+        if self._closed:
+            with self._alone("open"):  # whoever begins it anew has the mutex till there is a file again
+                pass
         if self._closed or self._place is None:
             raise StoreUnavailable(f"{self.name} is closed", path=self.path, hint="open it again")
         setup, place = self._setup, self._place

@@ -33,7 +33,7 @@ import engine
 from engine.options import Options
 print("ready", flush=True)
 sys.stdin.readline()
-options = Options(busy_wait_ms=30_000, spectator_poll_ms=10)
+options = Options(background_scan_s=0, busy_wait_ms=30_000, spectator_poll_ms=10)
 with engine.open(sys.argv[1], options=options) as opened:
     report = opened.backfill()
     listed = opened.threads.list(limit=0)
@@ -51,7 +51,8 @@ def tell(progress):
     if len(told) == 3:
         print("stopping", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
-with engine.open(sys.argv[1], options=Options(batch_streams=10, lease_ms=200, spectator_poll_ms=10)) as opened:
+options = Options(background_scan_s=0, batch_streams=10, lease_ms=200, spectator_poll_ms=10)
+with engine.open(sys.argv[1], options=options) as opened:
     report = opened.backfill(progress=tell)
     print(report.status, report.threads, report.joined, flush=True)
 """

@@ -32,6 +32,7 @@ from engine.testing.files import RecordingFiles
 
 CHANGING = {"create", "write", "pwrite", "truncate", "rename", "remove", "remove_folder", "link", "sync", "sync_folder"}
 left = None
+options = engine.Options(background_scan_s=0)
 
 def step():
     global left
@@ -64,7 +65,7 @@ while True:
     pid = os.fork()
     if pid == 0:
         try:
-            e = engine.open(home, clock=ManualClock(wall_ms=int(start_ms)), files=Killing(Files()))
+            e = engine.open(home, clock=ManualClock(wall_ms=int(start_ms)), files=Killing(Files()), options=options)
             e.threads.list()
             left = number
             thread_id, how = json.loads(call)

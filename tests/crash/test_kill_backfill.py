@@ -34,7 +34,7 @@ CHILD = f"""
 import sys
 import engine
 from engine.options import Options
-options = Options(batch_streams=20, lease_ms={LEASE_MS}, spawn_bytes_min=0)
+options = Options(background_scan_s=0, batch_streams=20, lease_ms={LEASE_MS}, spawn_bytes_min=0)
 print("ready", flush=True)
 with engine.open(sys.argv[1], state_dir=sys.argv[2], options=options) as opened:
     report = opened.backfill(workers=int(sys.argv[3]), progress=lambda at: print(at.files_done, flush=True))

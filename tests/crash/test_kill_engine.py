@@ -47,7 +47,7 @@ def strike(_, call):
 def tell(step, **what):
     os.write(1, json.dumps({"step": step, **what}).encode() + b"\\n")
 
-options = Options(flush_delay_ms=3_600_000, segment_bytes_max=400)
+options = Options(background_scan_s=0, flush_delay_ms=3_600_000, segment_bytes_max=400)
 with engine.open(home, files=FaultyFiles(Files(), strike), options=options) as e:
     thread = e.threads.create(cwd="/srv/app", model="m", history_mode=mode)
     tell("create", id=thread.id)

@@ -34,7 +34,7 @@ home, state, fetched = sys.argv[1], sys.argv[2] or None, sys.argv[3]
 
 def use(state):
     said = {}
-    with engine.open(home, state_dir=state, options=Options(scan_interval_ms=0)) as opened:
+    with engine.open(home, state_dir=state, options=Options(background_scan_s=0, scan_interval_ms=0)) as opened:
         report = opened.backfill()
         said["status"], said["threads"], said["files"] = report.status, report.threads, report.files
         said["failed"] = [(failure.path, failure.reason) for failure in report.failed]

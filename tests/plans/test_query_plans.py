@@ -101,6 +101,8 @@ def run_a_session(home, made):
         opened.threads.list()
         opened.status()
         opened.rebuild()
+        opened.rebuild(made[0].id)
+        opened.rebuild(projection="facts")
         opened.audit(deep=True)
         opened.repair()
         repair_all(opened)

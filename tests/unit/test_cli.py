@@ -126,7 +126,16 @@ def test_status_answers_with_its_words(run: Run, home: Path) -> None:
     result = run("--home", home, "status", "--json")
     assert (result.code, result.err) == (0, "")
     found = result.document
-    assert list(found) == ["home", "state_dir", "threads", "lag", "set_aside", "backfill", "counters"]
+    assert list(found) == [
+        "home",
+        "state_dir",
+        "threads",
+        "lag",
+        "set_aside",
+        "backfill",
+        "counters",
+        "background_error",
+    ]
     assert found["threads"] == {"total": 3, "active": 2, "archived": 1, "missing": 0}
     assert (found["lag"]["files"], found["lag"]["files_total"], found["set_aside"]) == (0, 3, 0)
     assert (found["backfill"]["status"], found["backfill"]["files_done"], found["backfill"]["failed"]) == (
@@ -356,10 +365,16 @@ def test_cursors_lead_through_all_pages(run: Run, home: Path) -> None:
 def test_a_list_that_does_not_cover_every_file_says_so_and_what_to_run(
     run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.runtime, "Options", lambda: Options(list_budget_ms=0))
+    monkeypatch.setattr("engine.cli.asked.Options", lambda **how: Options(**how, list_budget_ms=0))
     result = run("--home", home, "threads", "list", "--json")
     assert result.code == 0
-    assert result.document["partial"] == {"files_done": 0, "files_total": None, "unread": 0}
+    assert result.document["partial"] == {
+        "files_done": 0,
+        "files_total": None,
+        "unread": 0,
+        "outdated": 0,
+        "newer": 0,
+    }
     assert len(result.err.splitlines()) == 1
     assert "0 rollouts" in result.err
     assert "`rolloutdb backfill`" in result.err
@@ -545,6 +560,7 @@ def test_a_command_that_is_left_out_shows_what_there_is(run: Run, words: list[st
 def test_a_database_of_a_newer_shape_is_left_alone(run: Run, home: Path) -> None:
     run("--home", home, "backfill")
     edit(home, "PRAGMA user_version = 2")
+    edit(home, "INSERT INTO migrations VALUES (99, '0099_of_a_newer_shape.sql', 'theirs', 0)")
     before = contents(home)
     result = run("--home", home, "threads", "list", "--json")
     assert (result.code, result.document["error"]["class"]) == (3, "StoreNewer")
@@ -647,7 +663,7 @@ def test_workers_read_a_home_whose_path_is_not_utf8(
     run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The path goes to them in bytes: as text it could not be sent, and the back-fill ended in a traceback."""
-    monkeypatch.setattr(engine.runtime, "Options", lambda: Options(spawn_bytes_min=0))
+    monkeypatch.setattr("engine.cli.asked.Options", lambda **how: Options(**how, spawn_bytes_min=0))
     odd = os.fsencode(tmp_path) + b"/h\xff"
     os.rename(home, odd)
     options = ("--home", os.fsdecode(odd), "--state-dir", tmp_path / "state", "--json")

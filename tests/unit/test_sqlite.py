@@ -367,7 +367,7 @@ def test_a_newer_shape_is_refused_and_nothing_is_changed(opened: Opener, tmp_pat
     opened(shape=1).close()
     path = tmp_path / "engine/things_1.sqlite"
     connection = apsw.Connection(str(path))
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 2; INSERT INTO migrations VALUES (2, '0002_x.sql', 'theirs', 0)")
     connection.close()
     before = path.read_bytes()
     with pytest.raises(StoreNewer, match="shape 2") as caught:
