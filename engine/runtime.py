@@ -15,6 +15,8 @@ from typing import Self
 from engine import __version__
 from engine.audit.compare import Auditor
 from engine.audit.findings import AuditReport
+from engine.audit.foreign import CodexAuditor, CodexReport
+from engine.audit.foreign_why import Explanation, explain
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
@@ -104,6 +106,19 @@ class Engine:
         with contextlib.suppress(StoreError):
             self._flush.flush()
         return self._auditor.run(deep=deep, progress=progress)
+
+    def audit_codex(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> CodexReport:
+        """Compare the Codex CLI's own databases with the rollouts; needs no table of ours, and leaves no trace in theirs.
+
+        With `deep` SQLite checks every page of them, too. A database that cannot be read is a finding.
+        """
+        self._alive.check()
+        return self._codex.run(deep=deep, progress=progress)
+
+    def explain_codex(self, thread_id: str) -> Explanation:
+        """Why the Codex CLI lists a thread, or does not. Raises `InvalidRequest`, `ThreadNotFound`."""
+        self._alive.check()
+        return explain(self._codex.survey(), thread_id, self._files)
 
     def compress(self, *, older_than_days: float) -> ColdReport:
         """Compress the rollouts that nobody touched for so long; never done unless asked for.
@@ -224,6 +239,7 @@ class Engine:
             files=files,
         )
         self._auditor = Auditor(home, database, checker, options=options, files=files)
+        self._codex = CodexAuditor(home, options=options, clock=clock, files=files)
 
 
 def open(  # noqa: A001 - `engine.open(home)` reads as it should

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import engine
 from engine.errors import InvalidRequest
+from engine.stores.files import Files
+from engine.stores.layout import Home, open_home
 
 _VARIABLES = ("ROLLOUTDB_HOME", "CODEX_HOME")
 _USUAL_HOME = "~/.codex"
@@ -29,6 +31,10 @@ class Asked(NamedTuple):
         """The home that was asked for, opened."""
         state_dir = None if self.state_dir is None else folder(self.state_dir, "--state-dir")
         return engine.open(self._home(), state_dir=state_dir)
+
+    def look(self) -> Home:
+        """The home that was asked for, for those who only look: nothing is opened in it, and nothing is made."""
+        return open_home(self._home(), None, Files())
 
     def _home(self) -> str:
         if self.home is not None:
