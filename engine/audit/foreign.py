@@ -29,7 +29,7 @@ from engine.audit.foreign_rows import (
     stale_ms,
 )
 from engine.audit.foreign_streams import SeenGoal, is_older, last_goal, next_stop
-from engine.audit.foreign_tables import Row, Tables, changed, load_tables
+from engine.audit.foreign_tables import TEXT_CHARS_MAX, Row, Tables, changed, load_tables
 from engine.audit.lines import look
 from engine.clock import Clock
 from engine.events.upcast import spawn_of
@@ -91,12 +91,20 @@ class CodexAuditor:
 
 
 class Rollout(NamedTuple):
-    """What is kept of a rollout until all are known."""
+    """What is kept of a rollout until all are known; a few words, however much was said in it.
+
+    `has_title` tells that its own first words are the title of the thread's row, so no name stands there.
+    """
 
     found: Found
     candidate: Candidate
-    state: ThreadState
-    offset: int
+    thread_id: str
+    source: str | None
+    parent: str | None
+    is_paginated: bool
+    is_identified: bool
+    has_preview: bool
+    has_title: bool
     is_live: bool
 
 
@@ -231,7 +239,7 @@ class Survey:
             return
         rollout_id = found.name.own_rollout_id or state.thread_id
         candidate = Candidate(found.path, rollout_id, state.base_rollout_id, False)
-        rollout = Rollout(found, candidate, state, folded.mark.offset, self._is_live(state))
+        rollout = self._kept(found, candidate, state)
         self._rollouts.add(rollout_id)
         self.threads[state.thread_id].append(rollout)
         if self.tables.goals is not None:
@@ -240,16 +248,33 @@ class Survey:
             if goal is not None and (before is None or goal.updated_at > before.updated_at):
                 self._goals[state.thread_id] = goal
         if not rollout.is_live:
-            self._fields[found.path] = list(self._compared(rollout))
-            self._findings += self._turns(rollout, source, folded.mark.ordinal)
+            if differing := list(self._compared(rollout, state)):
+                self._fields[found.path] = differing
+            self._findings += self._turns(rollout, source, folded.mark.offset, folded.mark.ordinal)
+
+    def _kept(self, found: Found, candidate: Candidate, state: ThreadState) -> Rollout:
+        row = self.tables.row(state.thread_id)
+        title = None if state.title is None else state.title[:TEXT_CHARS_MAX].strip()
+        return Rollout(
+            found,
+            candidate,
+            state.thread_id,
+            state.source,
+            _parent_of(state),
+            is_paginated=state.history_mode == "paginated",
+            is_identified=state.identified,
+            has_preview=state.preview is not None,
+            has_title=row is not None and explicit_title(row) == title,
+            is_live=self._is_live(state),
+        )
 
     def _is_live(self, state: ThreadState) -> bool:
         last_ms = state.last_at_ms
         return last_ms is not None and self._read_at_ms - TOUCH_MS < last_ms <= self._clock.wall_ms() + TOUCH_MS
 
-    def _compared(self, rollout: Rollout) -> Iterator[Finding]:
+    def _compared(self, rollout: Rollout, state: ThreadState) -> Iterator[Finding]:
         """The fields of the row that was made of this rollout."""
-        state, path = rollout.state, rollout.found.path
+        path = rollout.found.path
         row = self.tables.row(state.thread_id)
         if row is None or self.place_of(row).path != path:
             return
@@ -280,13 +305,13 @@ class Survey:
                 row_value=each.row_value,
             )
 
-    def _turns(self, rollout: Rollout, source: Source, last_ordinal: int | None) -> Iterator[Finding]:
+    def _turns(self, rollout: Rollout, source: Source, end: int, last_ordinal: int | None) -> Iterator[Finding]:
         """How far its turns of this rollout came."""
         at = (self.tables.projections or {}).get(rollout.candidate.rollout_id)
-        if at is None or rollout.state.history_mode != "paginated":
+        if at is None or not rollout.is_paginated:
             return
-        where: dict[str, Any] = {"path": rollout.found.path, "thread_id": rollout.state.thread_id}
-        stopped = next_stop(source, at, rollout.offset, last_ordinal, self._options)
+        where: dict[str, Any] = {"path": rollout.found.path, "thread_id": rollout.thread_id}
+        stopped = next_stop(source, at, end, last_ordinal, self._options)
         if stopped is not None:
             yield finding(
                 "codex_stopped_projection",
@@ -296,13 +321,13 @@ class Survey:
                 row_value=at.ordinal,
                 **where,
             )
-        elif at.offset < rollout.offset:
+        elif at.offset < end:
             yield finding(
                 "codex_projection_lag",
-                f"the last {rollout.offset - at.offset} bytes are not among its turns until the thread is resumed",
+                f"the last {end - at.offset} bytes are not among its turns until the thread is resumed",
                 offset=at.offset,
                 field="next_rollout_byte_offset",
-                file_value=rollout.offset,
+                file_value=end,
                 row_value=at.offset,
                 **where,
             )
@@ -427,7 +452,7 @@ class Survey:
         named = self._names.get(thread_id)
         if is_legacy(row):
             field, in_row = "title", explicit_title(row)
-            differs = in_row is not None and in_row != named and in_row != self._title_of(thread_id)
+            differs = in_row is not None and in_row != named and not self.head(thread_id).has_title
         else:
             field, in_row = "name", (row["name"] or "").strip() or None
             differs = in_row != (named or None) and "name" in self.tables.columns
@@ -436,16 +461,13 @@ class Survey:
             where: dict[str, Any] = {"path": path, "thread_id": thread_id, "field": field}
             yield finding("codex_differing_name", message, file_value=named or None, row_value=in_row, **where)
 
-    def _title_of(self, thread_id: str) -> str | None:
-        return self.head(thread_id).state.title
-
     def _edge_findings(self, edges: list[Any]) -> Iterator[Finding]:
         """Who spawned whom: the child's own rollout says it first."""
         known = {child: parent for parent, child in edges}
         rows = self.tables.threads or {}
         for thread_id in sorted(self.threads.keys() & rows.keys()):
             head = self.head(thread_id)
-            said = _parent_of(head.state)
+            said = head.parent
             if said is not None and not head.is_live and known.get(thread_id) != said:
                 there = known.get(thread_id)
                 class_ = "codex_missing_edge" if there is None else "codex_differing_edge"
@@ -485,10 +507,7 @@ class Survey:
         """Rollouts without turns, and turns without a rollout."""
         known = self.tables.projections
         unseen = [
-            each
-            for rollouts in self.threads.values()
-            for each in rollouts
-            if each.state.history_mode == "paginated" and not each.is_live
+            each for rollouts in self.threads.values() for each in rollouts if each.is_paginated and not each.is_live
         ]
         if known is None:
             if unseen and not any("thread_history" in str(each.path) for each in self.tables.problems):
@@ -498,7 +517,7 @@ class Survey:
         for each in unseen:
             if each.candidate.rollout_id not in known:
                 message = "it has no turns of this rollout: that program shows none until the thread is resumed"
-                where: dict[str, Any] = {"path": each.found.path, "thread_id": each.state.thread_id}
+                where: dict[str, Any] = {"path": each.found.path, "thread_id": each.thread_id}
                 yield finding("codex_missing_projection", message, **where)
         for rollout_id in sorted(known.keys() - self._rollouts):
             if rollout_id not in (self.tables.threads or {}) and not self._refused:

@@ -111,12 +111,12 @@ def _of_scan(row: Row | None, head: Rollout | None) -> list[Reason]:
             found.append(Reason("scan", "archived", "its file is among the archived ones"))
     elif _DATED.fullmatch(head.found.path) is None:
         found.append(Reason("scan", "folder", "its file is in no folder of a day, and a scan looks in those only"))
-    if not head.state.identified:
+    if not head.is_identified:
         found.append(Reason("scan", "no_meta", "its file has lost the record that says who it is"))
-    if row is None and head.state.preview is None:
+    if row is None and not head.has_preview:
         found.append(Reason("scan", "preview", "no user's words are in it, and lists leave such threads out"))
-    if row is None and head.state.source not in INTERACTIVE:
-        message = f"its source is {head.state.source}, and a list that names no sources shows those of cli and vscode"
+    if row is None and head.source not in INTERACTIVE:
+        message = f"its source is {head.source}, and a list that names no sources shows those of cli and vscode"
         found.append(Reason("both", "source", message))
     return found
 

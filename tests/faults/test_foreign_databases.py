@@ -215,6 +215,13 @@ def test_one_that_is_written_to_while_it_is_read_in_place_is_read_again(database
     assert looks == 2
 
 
+def test_one_that_was_written_to_this_very_moment_is_looked_at_a_moment_later(database: Path) -> None:
+    """Two writes within one tick of the kernel's clock leave the same time, so the second would not be seen."""
+    clock = ManualClock(wall_ms=database.stat().st_mtime_ns // 1_000_000 + 5)
+    assert read_foreign(str(database), lambda found: found.damage(), clock=clock, files=Files()) == []
+    assert len(clock.slept_s) == 1
+
+
 def test_no_copy_is_left_anywhere(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()

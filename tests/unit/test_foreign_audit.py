@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -391,6 +392,12 @@ def test_every_class_is_made_by_some_seed(kept: CodexHome) -> None:
     assert [name for name in CLASSES if name.startswith("codex_") and f'"{name}"' not in text] == []
 
 
+def test_the_document_names_every_class_with_its_severity() -> None:
+    document = (Path(__file__).parents[2] / "docs/AUDIT.md").read_text("utf-8")
+    named = dict(re.findall(r"^\| `(codex_\w+)` \| (\w+) \|", document, re.MULTILINE))
+    assert named == {name: severity for name, (severity, _) in CLASSES.items() if name.startswith("codex_")}
+
+
 def test_an_empty_preview_is_told_as_such_and_as_a_field_that_differs(home: CodexHome) -> None:
     """The file has the words that the row lacks: the thread is in no list of active ones, and the row is wrong."""
     thread = home.one(mode="paginated")
@@ -424,6 +431,30 @@ def test_a_thread_without_a_row_because_of_one_byte_is_told_so(home: CodexHome) 
     home.run("DELETE FROM threads WHERE id = ?", thread.id)
     (found,) = (each for each in audited(home.path).findings if each.class_ == "codex_missing_row")
     assert "not UTF-8" in found.message
+
+
+@pytest.mark.parametrize(("lost", "class_"), [(1, "codex_projection_lag"), (2, "codex_stopped_projection")])
+def test_a_line_that_is_no_record_may_stand_for_one_number(home: CodexHome, lost: int, class_: str) -> None:
+    """That program passes over a broken line together with the number that the line would have had, and over no other."""
+    thread = home.one(mode="paginated")
+    assert thread.next_ordinal is not None
+    last = json.loads(home.file(thread).read_bytes().splitlines()[-1])
+    with home.file(thread).open("a") as file:
+        file.write('{"timestamp":"2026-01-05T09:00:00.000Z","ord\n')
+        file.write(json.dumps({**last, "ordinal": thread.next_ordinal + lost}) + "\n")
+    assert told(audited(home.path)) - hidden(home) == {(class_, thread.id)}
+
+
+def test_a_goal_that_a_fork_took_over_is_not_its_own(home: CodexHome) -> None:
+    """A copied record still names the thread that it was said in."""
+    thread_id, goal = said_goal(home)
+    fork = next(each for each in home.made if each.history_mode == "legacy" and each.id != thread_id)
+    line = home.path.joinpath(home.one(mode="legacy").path).read_bytes().splitlines()[-1]
+    text = home.file(fork).read_bytes().splitlines(keepends=True)
+    home.file(fork).write_bytes(b"".join([text[0], line + b"\n", *text[1:]]))
+    assert thread_id.encode() in line
+    assert goal["objective"] == "all green"
+    assert not {each.thread_id for each in audited(home.path).findings if "goal" in each.class_} & {fork.id, thread_id}
 
 
 def test_a_rollout_that_is_being_written_is_lag(home: CodexHome) -> None:
