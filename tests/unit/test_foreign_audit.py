@@ -406,6 +406,25 @@ def test_an_empty_preview_is_told_as_such_and_as_a_field_that_differs(home: Code
     assert told(audited(home.path)) - hidden(home) == wanted
 
 
+def test_an_archived_thread_without_a_preview_is_listed_all_the_same(home: CodexHome) -> None:
+    """The list of archived threads asks for no preview; release 0.169 was seen to show them."""
+    thread = next(each for each in home.made if each.row["archived"])
+    home.set(thread, preview="")
+    assert ("codex_hidden_by_preview", thread.id) not in told(audited(home.path))
+
+
+def test_a_title_behind_an_image_is_no_name(home: CodexHome) -> None:
+    """A legacy thread that began with an image: its title is of later words, and differs from its first message."""
+    thread = home.one(mode="legacy")
+    meta, *lines = home.file(thread).read_bytes().splitlines(keepends=True)
+    image = {"type": "user_message", "message": "", "images": ["data:image/png;base64,AA"]}
+    line = {"timestamp": json.loads(meta)["timestamp"], "type": "event_msg", "payload": image}
+    home.file(thread).write_bytes(b"".join([meta, json.dumps(line).encode() + b"\n", *lines]))
+    home.set(thread, first_user_message="[Image]", preview="[Image]")
+    assert thread.row["title"]
+    assert told(audited(home.path)) == hidden(home)
+
+
 def test_findings_of_two_classes_do_not_hide_each_other(home: CodexHome) -> None:
     """A file that was moved into the archive by hand: its row has the wrong path and the wrong state."""
     thread = home.one(mode="paginated", archived=False)
