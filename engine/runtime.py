@@ -15,6 +15,8 @@ from typing import Self
 from engine import __version__
 from engine.audit.compare import Auditor
 from engine.audit.findings import AuditReport
+from engine.audit.foreign import CodexAuditor, CodexReport
+from engine.audit.foreign_why import Explanation, explain
 from engine.audit.parts import AuditParts
 from engine.audit.plan import Plan
 from engine.audit.repair import Repairer, RepairParts, RepairReport
@@ -142,6 +144,19 @@ class Engine:
         if dry_run:
             return self._repairer.plan(deep=deep, progress=progress)
         return self._repairer.run(wanted=plan, offline=offline, deep=deep, progress=progress)
+
+    def audit_codex(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> CodexReport:
+        """Compare the Codex CLI's own databases with the rollouts; needs no table of ours, and leaves no trace in theirs.
+
+        With `deep` SQLite checks every page of them, too. A database that cannot be read is a finding.
+        """
+        self._alive.check()
+        return self._codex.run(deep=deep, progress=progress)
+
+    def explain_codex(self, thread_id: str) -> Explanation:
+        """Why the Codex CLI lists a thread, or does not. Raises `InvalidRequest`, `ThreadNotFound`."""
+        self._alive.check()
+        return explain(self._codex.survey(), thread_id, self._files)
 
     def compress(self, *, older_than_days: float) -> ColdReport:
         """Compress the rollouts that nobody touched for so long; never done unless asked for.
@@ -296,6 +311,7 @@ class Engine:
             RepairParts(audited, self._auditor, self._runner, self._backfill, self._counters, finish)
         )
         self._background = Background({"tend": self._tend}, interval_s=options.background_scan_s, clock=clock)
+        self._codex = CodexAuditor(home, options=options, clock=clock, files=files)
 
 
 def open(  # noqa: A001 - `engine.open(home)` reads as it should

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import engine
-from engine.cli import USAGE, commands, decide, mend, remove
+from engine.cli import USAGE, commands, decide, foreign, mend, remove
 from engine.cli.asked import Asked
 from engine.errors import InvalidRequest
 
@@ -141,20 +141,43 @@ def rebuild(
     _answer(asked, commands.rebuild(asked, workers=workers, thread_id=thread_id, projection=projection))
 
 
-@app.command(epilog=_epilog("rolloutdb audit", "rolloutdb audit --deep --json | jq '.findings[].class'"))
+@app.command(
+    epilog=_epilog(
+        "rolloutdb audit",
+        "rolloutdb audit --deep --json | jq '.findings[].class'",
+        "rolloutdb audit --codex",
+        "rolloutdb audit --codex --why 019ddd9d-f053-7991-a505-b639f6b80c15",
+    )
+)
 def audit(
     context: typer.Context,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every line, and check the databases' indexes.")] = False,
+    codex: Annotated[
+        bool, typer.Option("--codex", help="Compare the Codex CLI's own databases with the files instead.")
+    ] = False,
+    why: Annotated[
+        str | None,
+        typer.Option("--why", metavar="ID", help="With --codex: tell why that program does not list this thread."),
+    ] = None,
     home: Home = None,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
     """Compare every row with every file; change nothing.
 
-    Any finding but mere lag, of whatever severity, makes the exit code 1.
+    Any finding but mere lag, of whatever severity, makes the exit code 1. With --codex no index is needed and none is
+    made: that program's databases are read without changing a byte or a file in the home, also while it runs. What each
+    finding means, and what to do, is in docs/AUDIT.md. With --why it is 1 where a default list lacks the thread.
     """
     asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, commands.audit(asked, deep=deep))
+    if why is not None and not codex:
+        raise InvalidRequest("--why is about the Codex CLI's list.", hint="Say `audit --codex --why ID`.")
+    if why is not None:
+        _answer(asked, foreign.why(asked, why))
+    elif codex:
+        _answer(asked, foreign.audit(asked, deep=deep))
+    else:
+        _answer(asked, commands.audit(asked, deep=deep))
 
 
 @app.command(

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import engine
 from engine.errors import InvalidRequest
 from engine.options import Options
+from engine.stores.files import Files
+from engine.stores.layout import Home, open_home
 
 _VARIABLES = ("ROLLOUTDB_HOME", "CODEX_HOME")
 _USUAL_HOME = "~/.codex"
@@ -31,6 +33,10 @@ class Asked(NamedTuple):
         state_dir = None if self.state_dir is None else folder(self.state_dir, "--state-dir")
         # A command does what it was asked for and ends: nothing is left to do behind its back.
         return engine.open(self._home(), state_dir=state_dir, options=Options(background_scan_s=0))
+
+    def look(self) -> Home:
+        """The home that was asked for, for those who only look: nothing is opened in it, and nothing is made."""
+        return open_home(self._home(), None, Files())
 
     def _home(self) -> str:
         if self.home is not None:

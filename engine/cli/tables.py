@@ -152,17 +152,21 @@ def show_thread(console: Console, found: FetchedThread) -> None:
     console.print(table)
 
 
-def show_audit(console: Console, report: AuditReport) -> None:
-    """Findings, the worst first, then what was looked at and what to do."""
+def show_audit(console: Console, report: AuditReport, *, agree: str = "Rows and files agree") -> None:
+    """Findings, the worst first and equal ones together, then what was looked at and what to do."""
     checked = report.checked
     looked = f"{_many(checked.threads, 'thread')}, {_many(checked.records, 'record')}, {size(checked.bytes)}"
     if not report.findings:
-        console.print(f"Rows and files agree: {looked}.", style="green")
+        console.print(f"{agree}: {looked}.", style="green")
         return
     worst_first = sorted(report.findings, key=lambda finding: list(_STYLES).index(finding.severity))
-    for finding in worst_first[:FINDINGS_SHOWN_MAX]:
-        _finding(console, finding)
-    left = len(worst_first) - FINDINGS_SHOWN_MAX
+    together: dict[tuple[str, str], list[Finding]] = {}
+    for finding in worst_first:
+        together.setdefault((finding.class_, finding.message), []).append(finding)
+    groups = list(together.values())
+    for group in groups[:FINDINGS_SHOWN_MAX]:
+        _findings(console, group)
+    left = sum(map(len, groups[FINDINGS_SHOWN_MAX:]))
     if left > 0:
         console.print(f"… and {_many(left, 'finding')} more; --json has all.", style="dim")
     counts = Counter(finding.severity for finding in report.findings)
@@ -197,8 +201,9 @@ def ago(then_ms: int, now_ms: int) -> str:
     return f"{_many(days, 'day')} ago"
 
 
-def _finding(console: Console, finding: Finding) -> None:
+def _findings(console: Console, group: Sequence[Finding]) -> None:
     """What, where, and how it shows, a line each. Printed unwrapped, so that a path can be copied."""
+    finding, others = group[0], len(group) - 1
     head = Text()
     head.append(f"{finding.severity:<8}", style=_STYLES[finding.severity])
     head.append(finding.class_, style="bold")
@@ -207,7 +212,8 @@ def _finding(console: Console, finding: Finding) -> None:
     console.print(head, soft_wrap=True)
     where = finding.path or finding.thread_id
     if where is not None:
-        console.print(f"        {plain(where)}", style="dim", soft_wrap=True)
+        more = f" and {others:,} more" if others else ""
+        console.print(f"        {plain(where)}{more}", style="dim", soft_wrap=True)
     console.print(f"        {plain(finding.message)}", soft_wrap=True)
 
 

@@ -142,15 +142,20 @@ class UserItemCompleted(Struct):
     item: UserItem
 
 
-class Goal(Struct):
-    """What a thread is to reach."""
+class Goal(Struct, rename="camel"):
+    """What a thread is to reach, and how that stood. Times are Unix seconds."""
 
     objective: str | None = None
+    status: str | None = None
+    token_budget: int | None = None
+    created_at: int | None = None
+    updated_at: int | None = None
 
 
-class GoalUpdated(Struct):
-    """`event_msg.thread_goal_updated`."""
+class GoalUpdated(Struct, rename="camel"):
+    """`event_msg.thread_goal_updated`. A copy in a fork still names the thread that it was said in."""
 
+    thread_id: str | None = None
     goal: Goal | None = None
 
 

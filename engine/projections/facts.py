@@ -328,6 +328,16 @@ def _read_index(
     return end, b""
 
 
+def index_names(home: Home, *, options: Options, files: Files) -> dict[str, str]:
+    """The names in a home's session index as the file has them now, by thread; '' is one that was taken away."""
+    effects: _Effects = {}
+    path = f"{home.path}/{SESSION_INDEX}"
+    if files.stat(path, op="facts.stat") is not None:
+        with files.reading(path, op="facts.read") as fd:
+            _read_index(PlainSource(fd, files.fstat(fd, op="facts.stat"), files), 0, effects, options)
+    return {thread_id: str(values["name"]) for (_, thread_id), values in effects.items()}
+
+
 def _gather_index(line: bytes, effects: _Effects) -> None:
     try:
         entry = msgspec.json.decode(line, type=_Index)

@@ -282,6 +282,14 @@ class Files:
         return tempfile.TemporaryFile()
 
     @contextlib.contextmanager
+    def temporary_folder(self, *, op: str) -> Iterator[str]:
+        """A folder (0700) in the system's temporary folder, gone with all that is in it at the end of the block."""
+        import tempfile  # noqa: PLC0415 - few readers need it
+
+        with tempfile.TemporaryDirectory(prefix="rolloutdb-") as folder:
+            yield folder
+
+    @contextlib.contextmanager
     def reading(self, path: str, *, op: str) -> Iterator[int]:
         """`open_read` and `close` around a block."""
         fd = self.open_read(path, op=op)
