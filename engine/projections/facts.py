@@ -334,7 +334,7 @@ def index_names(home: Home, *, options: Options, files: Files) -> dict[str, str]
     path = f"{home.path}/{SESSION_INDEX}"
     if files.stat(path, op="facts.stat") is not None:
         with files.reading(path, op="facts.read") as fd:
-            _read_index(PlainSource(fd, files.fstat(fd, op="facts.stat"), files), 0, effects, options)
+            _read_index(PlainSource(fd, files.fstat(fd, op="facts.stat"), files), 0, None, effects, options)
     return {thread_id: str(values["name"]) for (_, thread_id), values in effects.items()}
 
 
