@@ -253,3 +253,30 @@ def test_a_file_that_goes_while_the_older_release_looks_on_is_noted_by_the_newer
     with release(home, 2) as newer:
         newer("backfill")
         assert newer("rows")[thread] == ["release 2: hello", None, False, True]
+
+
+def test_a_thread_whose_head_goes_is_told_by_the_older_release_where_it_is_and_by_the_newer_all_of_it(
+    home: Path,
+) -> None:
+    """A reverted thread has two rollouts, both the newer one's: the older one cannot read what it made of the other."""
+    make_home(home, HomePlan(threads=4, bytes_max=3_000, seed=9, reverted=1.0, archived=0.0))
+    with release(home, 2) as newer:
+        newer("backfill")
+    connection = apsw.Connection(f"{home}/engine/state_1.sqlite", flags=apsw.SQLITE_OPEN_READWRITE)
+    several = "SELECT thread_id FROM streams GROUP BY thread_id HAVING count(*) > 1"
+    thread, head = connection.execute(f"SELECT id, rollout_path FROM threads WHERE id IN ({several})").fetchone()
+    connection.close()
+    (home / head).unlink()
+    with release(home, 1) as older:
+        older("backfill")
+        title, *_, missing = older("rows")[thread]
+        assert (title.startswith("release 2: "), missing) == (True, False)
+    with release(home, 2) as newer:
+        assert newer("backfill") == 1
+    tables = []
+    for name in ("engine", "fresh"):
+        with release(home, 2, home.parent / name if name == "fresh" else "") as newest:
+            newest("backfill")
+        path = home / "engine" if name == "engine" else home.parent / "fresh"
+        tables.append([row for row in dump(path / "state_1.sqlite")["threads"] if row[0] == thread])
+    assert tables[0] == tables[1]

@@ -234,6 +234,7 @@ def test_open_append_list_and_close_do_not_wait_for_it(home: Path) -> None:
         with opened.threads.create(cwd="/") as thread, thread.turn() as turn:
             turn.user_message("hello")
         assert thread.id in {row.id for row in opened.threads.list(limit=0).threads}
+    assert any(each.name == "rolloutdb-background" for each in threading.enumerate())
     files.go.set()  # closed long ago: what it reads now it cannot write any more
     wait_for(lambda: not any(each.name == "rolloutdb-background" for each in threading.enumerate()))
 
@@ -251,6 +252,15 @@ def test_a_backfill_of_ones_own_comes_first(home: Path) -> None:
         (report,) = reports
         assert (report.status, report.threads, report.joined) == ("complete", THREADS, False)
         assert report.files >= THREADS - 16
+
+
+def test_while_a_run_waits_for_the_lease_nothing_is_tended(home: Path) -> None:
+    with engine.open(str(home)) as opened, opened._backfill._untended():
+        opened._backfill.tend(lambda: False)
+        assert rows(home) == [(0,)]
+    with engine.open(str(home)) as opened:
+        opened._backfill.tend(lambda: False)
+        assert rows(home) == [(THREADS,)]
 
 
 def test_of_many_engines_on_one_home_one_works_at_a_time_and_nothing_is_done_twice(home: Path) -> None:

@@ -274,3 +274,16 @@ def test_a_rollout_that_cannot_be_read_keeps_its_row_and_does_not_keep_a_rebuild
     monkeypatch.undo()
     assert bench.engine.rebuild().files == THREADS
     assert bench.dump() == bench.rows
+
+
+def test_notes_and_states_that_cannot_be_decoded_cost_a_fold_from_the_start(bench: Bench) -> None:
+    """Damage that is no damage to SQLite: what is noted of a stream is bytes to it."""
+    bench.sql("UPDATE fact_streams SET followed = x'c1'", "UPDATE watermarks SET state = x'c1'")
+    longer = append_turns(bench.home, bench.made[0])
+    with bench.another() as opened:
+        assert [row.name for row in opened.threads.list(limit=0).threads if row.name] == ["named"]
+        row = opened.threads.get(longer.id)
+        assert row is not None
+        assert row.tokens_used == longer.row["tokens_used"]
+        opened.rebuild()
+        assert [found for found in opened.audit().findings if found.severity == "error"] == []
