@@ -42,6 +42,11 @@ def say(thread: Thread, *words: str) -> list[str]:
     return ids
 
 
+def faults(e: engine.Engine, *, deep: bool = False) -> list[Any]:
+    """What an audit finds but for lag, and for the lock of a killed writer, which keeps nobody out."""
+    return [each for each in e.audit(deep=deep).faults if each.class_ != "stale_lock"]
+
+
 def rollouts(home: Path) -> list[str]:
     """Every file below the two folders of rollouts, relative to the home."""
     found = [path for root in ("sessions", "archived_sessions") for path in (home / root).rglob("*") if path.is_file()]

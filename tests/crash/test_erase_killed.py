@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.removing import CANARY, START_MS, holding, opened, rollout_of, tagged, with_canary_everywhere
+from tests.writing import faults
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -136,7 +137,7 @@ def test_a_killed_erasure_took_nothing_or_is_finished_by_the_next_start(tmp_path
         assert holding(each) == [], each.name
         with opened(each) as e:
             assert [(row.id, row.name) for row in e.threads.list().threads] == [(other, "other name")], each.name
-            assert e.audit().findings == [], each.name
+            assert faults(e) == [], each.name
         assert tagged(each)[-1] == ("thread_erased", thread), each.name
         assert rollout_of(each, other).read_bytes() == kept
         shutil.rmtree(each)
@@ -176,7 +177,7 @@ def test_a_killed_redaction_did_nothing_or_is_finished_by_the_next_start(tmp_pat
     done = []
     for each in homes:
         with opened(each) as e:
-            assert e.audit(deep=True).findings == [], each.name
+            assert faults(e, deep=True) == [], each.name
             assert e.threads.fetch(thread).differences == []
         after = rollout_of(each, thread).read_bytes().split(b"\n")
         assert [len(line) for line in after] == [len(line) for line in before], each.name

@@ -20,7 +20,7 @@ import pytest
 import engine
 from engine.options import Options
 from engine.testing.tables import dump
-from tests.writing import rollouts, said
+from tests.writing import faults, rollouts, said
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CHANGES = "write link remove rename sync sync_folder truncate pwrite replace_small ensure_folder create".split()
@@ -115,7 +115,7 @@ def check(home: Path, told: list[dict[str, Any]]) -> None:
             assert rows[told[0]["id"]].archived
         if "unarchive" in steps:
             assert not rows[told[0]["id"]].archived
-        assert e.audit(deep=True).findings == []
+        assert faults(e, deep=True) == []
         names = [path.rpartition("/")[2] for path in rollouts(home) if not path.endswith(".tmp")]
         assert len(names) == len(set(names)) == len(rows)
         for row in rows.values():

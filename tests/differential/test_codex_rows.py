@@ -100,7 +100,9 @@ def test_both_have_the_same_threads(homes, name):
 
 @pytest.mark.parametrize("name", HOMES)
 def test_an_audit_of_a_real_home_finds_nothing(homes, name):
-    assert homes[name][2].findings == []
+    """The oldest one is a part of a home: some threads name parents that were left out of it."""
+    found = {each.class_ for each in homes[name][2].findings}
+    assert found == ({"dangling_edge"} if name == "codex-0.130-part" else set())
 
 
 @pytest.mark.parametrize("name", HOMES)
