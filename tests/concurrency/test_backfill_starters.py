@@ -33,7 +33,7 @@ import engine
 from engine.options import Options
 print("ready", flush=True)
 sys.stdin.readline()
-options = Options(background_scan_s=0, busy_wait_ms=30_000, spectator_poll_ms=10)
+options = Options(background_scan_s=0, busy_wait_ms=30_000, spectator_poll_ms=10, list_budget_ms=60_000)
 with engine.open(sys.argv[1], options=options) as opened:
     report = opened.backfill()
     listed = opened.threads.list(limit=0)

@@ -228,6 +228,7 @@ class Checker:
         self._image = image
         self.seen["checked"] += 1
         for stream, offset in raw_watermarks(self._home, self._fresh):
+            self._ensure(bool(stream), "a watermark of no stream: the database is damaged")
             there = [path for path in self._rollouts() if path.name == stream.rpartition("/")[2]]
             size = max((path.stat().st_size for path in there), default=0)
             if size < offset:
