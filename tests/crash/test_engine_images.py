@@ -323,9 +323,12 @@ def said_in(path: Path) -> list[str]:
 
 def integrity(path: Path) -> str:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    found = "; ".join(row[0] for row in connection.execute("PRAGMA integrity_check"))
-    connection.close()
-    return found
+    try:
+        return "; ".join(row[0] for row in connection.execute("PRAGMA integrity_check"))
+    except apsw.CorruptError as error:  # so damaged that it cannot even be looked through
+        return str(error)
+    finally:
+        connection.close()
 
 
 def raw_watermarks(home: Path, aside: Path) -> list[tuple[str, int]]:
