@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from _homes import ensure_home, make_large, make_many, say, workplace
 from _machine import cores, machine, spread, told
 
 MB = 1_000_000
@@ -35,7 +36,9 @@ def main() -> None:
     with workplace(asked.folder) as folder:
         sizes = {"files": asked.files, "bytes": asked.bytes, "large_mb": asked.large_mb, "rounds": asked.rounds}
         found: dict[str, Any] = {"machine": machine(), "asked": sizes}
-        many = ensure_home(folder, f"many-{asked.files}-{asked.bytes}", lambda home: make_many(home, asked))
+        many = ensure_home(
+            folder, f"many-{asked.files}-{asked.bytes}", lambda home: make_many(home, asked.files, asked.bytes)
+        )
         found["many"] = measure_many(many, folder, asked.rounds)
         large = ensure_home(folder, f"large-{asked.large_mb}", lambda home: make_large(home, asked.large_mb * MB))
         found["large"] = measure_rounds(large, folder, ("skim", "one"), asked.rounds)
@@ -60,52 +63,6 @@ def arguments() -> argparse.Namespace:
     asked.large_mb = asked.large_mb or (20 if asked.quick else 200)
     asked.rounds = asked.rounds or (3 if asked.quick else 5)
     return asked
-
-
-class workplace:  # noqa: N801 - it reads as a verb does in a with statement
-    """The folder that was named, or a temporary one that is removed."""
-
-    def __init__(self, folder: str | None) -> None:
-        self.path = Path(folder or tempfile.mkdtemp(prefix="rolloutdb-bench-"))
-        self.keep = folder is not None
-
-    def __enter__(self) -> Path:
-        self.path.mkdir(parents=True, exist_ok=True)
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        if not self.keep:
-            shutil.rmtree(self.path)
-
-
-def ensure_home(folder: Path, name: str, make: Any) -> Path:
-    """The home of that name, made where it is not there yet, with its pages in memory."""
-    home = folder / name
-    if not home.exists():
-        say(f"making {name} …")
-        unfinished = folder / f"{name}.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        make(unfinished)
-        unfinished.rename(home)
-    for path in home.rglob("*.jsonl"):
-        with open(path, "rb") as file:
-            while file.read(MB):
-                pass
-    return home
-
-
-def make_many(home: Path, asked: argparse.Namespace) -> None:
-    """Rollouts of one size in every shape that the generator knows."""
-    from engine.testing import HomePlan, make_home
-
-    make_home(home, HomePlan(threads=asked.files, bytes_min=asked.bytes, bytes_max=asked.bytes, seed=1))
-
-
-def make_large(home: Path, size: int) -> None:
-    """One rollout."""
-    from engine.testing import make_rollout
-
-    make_rollout(home, size=size)
 
 
 def make_long_line(home: Path) -> None:
@@ -206,11 +163,6 @@ def _rows(title: str, cases: dict[str, Any]) -> list[str]:
         workers = f"{case['workers_peak_mb']:12.0f}" if key == "all" else ""
         lines.append(f"  {name:24}" + "".join(f"{cell:>26}" for cell in cells) + f"{case['peak_mb']:9.0f}{workers}")
     return lines
-
-
-def say(text: str) -> None:
-    """What is being done, for whoever waits."""
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""The homes that benchmarks work on: made once, kept where a folder is named, with their pages in memory."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+MB = 1_000_000
+
+
+class workplace:  # noqa: N801 - it reads as a verb does in a with statement
+    """The folder that was named, or a temporary one that is removed."""
+
+    def __init__(self, folder: str | None) -> None:
+        self.path = Path(folder or tempfile.mkdtemp(prefix="rolloutdb-bench-"))
+        self.keep = folder is not None
+
+    def __enter__(self) -> Path:
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        if not self.keep:
+            shutil.rmtree(self.path)
+
+
+def ensure_home(folder: Path, name: str, make: Any) -> Path:
+    """The home of that name, made where it is not there yet, with its pages in memory."""
+    home = folder / name
+    if not home.exists():
+        say(f"making {name} …")
+        unfinished = folder / f"{name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make(unfinished)
+        unfinished.rename(home)
+    for path in home.rglob("*.jsonl"):
+        with open(path, "rb") as file:
+            while file.read(MB):
+                pass
+    return home
+
+
+def make_many(home: Path, files: int, size: int) -> None:
+    """Rollouts of one size in every shape that the generator knows."""
+    from engine.testing import HomePlan, make_home
+
+    make_home(home, HomePlan(threads=files, bytes_min=size, bytes_max=size, seed=1))
+
+
+def make_large(home: Path, size: int) -> None:
+    """One rollout."""
+    from engine.testing import make_rollout
+
+    make_rollout(home, size=size)
+
+
+def say(text: str) -> None:
+    """What is being done, for whoever waits."""
+    print(text, file=sys.stderr)
