@@ -43,8 +43,8 @@ def say(thread: Thread, *words: str) -> list[str]:
 
 
 def faults(e: engine.Engine, *, deep: bool = False) -> list[Any]:
-    """What an audit finds but for lag, and for the lock of a killed writer, which keeps nobody out."""
-    return [each for each in e.audit(deep=deep).faults if each.class_ != "stale_lock"]
+    """What an audit finds but for lag, and for what a killed process leaves lying: its lock, and files half written."""
+    return [each for each in e.audit(deep=deep).faults if each.class_ not in ("stale_lock", "leftover_file")]
 
 
 def rollouts(home: Path) -> list[str]:
