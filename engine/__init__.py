@@ -16,17 +16,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.errors import EngineError as EngineError
+    from engine.events.record import Record as Record
     from engine.options import Options as Options
+    from engine.projections.own import Projection as Projection
+    from engine.projections.projection import Change as Change
+    from engine.projections.projection import Piece as Piece
+    from engine.projections.projection import Stream as Stream
     from engine.runtime import Engine as Engine
     from engine.runtime import open as open  # noqa: A004 - `engine.open(home)` reads as it should
+    from engine.stores.sqlite import Transaction as Transaction
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "EngineError", "Options", "__version__", "open"]
+__all__ = [
+    "Change",
+    "Engine",
+    "EngineError",
+    "Options",
+    "Piece",
+    "Projection",
+    "Record",
+    "Stream",
+    "Transaction",
+    "__version__",
+    "open",
+]
 
 _WHERE = {
+    "Change": "engine.projections.projection",
     "Engine": "engine.runtime",
     "EngineError": "engine.errors",
     "Options": "engine.options",
+    "Piece": "engine.projections.projection",
+    "Projection": "engine.projections.own",
+    "Record": "engine.events.record",
+    "Stream": "engine.projections.projection",
+    "Transaction": "engine.stores.sqlite",
     "open": "engine.runtime",
 }
 

@@ -3,7 +3,7 @@
 An erasure is announced in the journal before the first byte goes and noted as done after the last, and every step can be
 done twice; one that was cut short is finished when the home is opened. The steps: rollouts to the trash or away, the
 thread's records in the journal and its names in `session_index.jsonl` filled over, what lies in quarantine removed, rows
-and facts removed and the database written anew, so that no free page keeps what was in them. A thread that others go on
+and facts removed and the databases written anew, so that no free page keeps what was in them. A thread that others go on
 from is erased only together with them.
 
 The locks of all of these threads are taken first. Files are removed, not overwritten: what the medium keeps of them is its
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -133,6 +133,7 @@ class Eraser:
             self._holdings.note([{"type": facts.RETURNED, "thread_id": each} for each in back])
         left = [each for each in thread_ids if each not in back]
         if left:
+            self._forget_in_sides(left)
             self._remove_rows(left)
             self._parts.database.scrub()
 
@@ -159,6 +160,7 @@ class Eraser:
                 dropped = []
             journal = self._parts.journal.fill(lambda line: _journal_filled(line, thread_ids))
             index = self._fill_index(thread_ids)
+            sides = self._forget_in_sides(thread_ids)
             quarantine = [size for path, size in self._quarantined(thread_ids) if self._remove_aside(path)]
             rows = self._remove_rows(thread_ids)
             self._parts.facts.rebuild()
@@ -171,6 +173,7 @@ class Eraser:
             StoreReceipt(SESSION_INDEX, *index),
             StoreReceipt("quarantine", len(quarantine), sum(quarantine)),
             *(StoreReceipt(f"state, {table}", count, 0) for table, count in rows.items()),
+            *(StoreReceipt(name, count, 0) for name, count in sides.items()),
         ]
 
     def _reached(self, thread_id: str, *, include_children: bool) -> list[str]:
@@ -290,6 +293,12 @@ class Eraser:
         return True
 
     # Rows
+
+    def _forget_in_sides(self, thread_ids: Sequence[str]) -> Mapping[str, int]:
+        """Before the rows that know the threads' rollouts go, and before quarantine is looked through."""
+        with self._parts.database.read() as transaction:
+            paths = self._paths(transaction, thread_ids)
+        return self._parts.sides.forget(paths, thread_ids)
 
     def _remove_rows(self, thread_ids: Sequence[str]) -> dict[str, int]:
         """Every row of these threads; how many, by table."""

@@ -66,6 +66,23 @@ class InvalidCursor(InvalidRequest):
     """A page cursor is not one of ours, or belongs to another list."""
 
 
+class ProjectionUnusable(InvalidRequest):
+    """A projection of the caller's own is declared in a way that cannot be used; nothing was opened or made for it."""
+
+
+class ProjectionFailed(EngineError):
+    """The code of a projection of the caller's own raised something; its rows are as they were before.
+
+    `projection` is its name, `path` the rollout that was being folded, `offset` where the record begins, where that is known.
+    """
+
+    def __init__(
+        self, message: str, *, projection: str, hint: str = "", path: str | None = None, offset: int | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, path=path, offset=offset)
+        self.projection = projection
+
+
 class ThreadNotFound(EngineError):
     """No thread has this id."""
 

@@ -22,6 +22,7 @@ from engine.projections import facts
 from engine.projections.facts import Facts
 from engine.projections.projection import Projection
 from engine.projections.runner import Runner, Stale
+from engine.projections.sides import Sides
 from engine.projections.thread_list import get_thread
 from engine.receipts import Reader
 from engine.stores.files import Files
@@ -46,6 +47,7 @@ class RemovalParts(NamedTuple):
     database: Database
     runner: Runner
     projections: Sequence[Projection]
+    sides: Sides
     facts: Facts
     journal: Journal
     options: Options
@@ -89,6 +91,8 @@ class Holdings:
 
     def fold(self, stale: Sequence[Stale], *, anew: bool = False) -> None:
         runner = self._parts.runner
+        for each in stale:
+            self._parts.sides.note(each.found.path)
         jobs = runner.jobs(stale, anew=anew)
         runner.write(list(runner.do(jobs)), {job.path: job for job in jobs})
 

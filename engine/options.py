@@ -31,6 +31,9 @@ class Options:
     touch_interval_s: float = 5.0
     """How often an append that changes nothing but a thread's time may touch its row."""
 
+    piece_bytes: int = 16 * 1024 * 1024
+    """How much of a rollout is folded between two commits of a side database: what its rows take in memory at once."""
+
     batch_streams: int = 200
     """Streams written in one transaction: also how much work a crash can cost, and how long readers of the lock wait."""
 

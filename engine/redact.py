@@ -190,6 +190,7 @@ class Redactor:
         with self._parts.database.write() as transaction:
             transaction.run(_OWN_DOING, {"path": changed.path, "since_ms": since_ms})
         self._parts.database.scrub()
+        self._parts.sides.forget([changed.path])  # the next question folds what the file says now
 
     def _finish(self, announced: _Announced) -> None:
         """Write the announced line again, wherever its rollouts stand now, and fold. The caller owns the thread."""

@@ -7,7 +7,7 @@ double work, so losing it costs nothing but that. A home that cannot be written 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,7 @@ from engine.audit.foreign_why import Explanation, explain
 from engine.audit.parts import AuditParts
 from engine.audit.plan import Plan
 from engine.audit.repair import Repairer, RepairParts, RepairReport
+from engine.audit.sides import side_findings
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
@@ -35,9 +36,13 @@ from engine.projections.facts import Facts
 from engine.projections.flush import Flush
 from engine.projections.fresh import QUERY_WAIT_MS, Fresh
 from engine.projections.history import History
+from engine.projections.own import Guarded, Projection, guarded
+from engine.projections.own_rows import OwnRows, readers, side_of
 from engine.projections.rebuild import Rebuild
 from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner
+from engine.projections.side import Parts
+from engine.projections.sides import Sides, erased_among
 from engine.projections.status import Status, read_status
 from engine.redact import Redactor
 from engine.stores.alive import Alive
@@ -59,8 +64,9 @@ JOBS_SHAPE = 1
 class Engine:
     """One open home. Use it in a `with` block; safe to call from many threads."""
 
-    def __init__(self, home: Home, *, options: Options, clock: Clock, files: Files) -> None:
+    def __init__(self, home: Home, owned: Sequence[Guarded], *, options: Options, clock: Clock, files: Files) -> None:
         self._home = home
+        self._owned = owned
         self._options = options
         self._clock = clock
         self._files = files
@@ -81,6 +87,11 @@ class Engine:
         """Where the engine's own files are; None where tables are in memory."""
         return self._home.state
 
+    @property
+    def projections(self) -> Mapping[str, OwnRows]:
+        """By name, the rows of the projections that were given to `engine.open`."""
+        return self._own_rows
+
     def backfill(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
         """Bring every row up to date with every rollout; see `engine.projections.backfill`."""
         self._alive.check()
@@ -90,6 +101,7 @@ class Engine:
             self._database.checkpoint()
         if report.status == "complete" and self._home.state is not None:
             remove_older_shapes(self._home.state, "state", STATE_SHAPE, clock=self._clock, files=self._files)
+        self._sides.catch_up()
         return report
 
     def rebuild(
@@ -108,7 +120,12 @@ class Engine:
         opened = self._database.opened
         if not self._is_whole():
             self._database.replace_once(opened)
-        return self._fresh.mending(lambda: self._rebuild.run(thread_id, projection, workers=workers, progress=progress))
+        report = self._fresh.mending(
+            lambda: self._rebuild.run(thread_id, projection, workers=workers, progress=progress)
+        )
+        if thread_id is None and projection is None:
+            self._sides.rebuild()
+        return report
 
     def audit(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
         """Compare every row with every rollout; writes nothing but the rows that appends of this engine still owe.
@@ -120,7 +137,9 @@ class Engine:
             self._backfill.run()
         with contextlib.suppress(StoreError):
             self._flush.flush()
-        return self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
+        report = self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
+        report.findings.extend(side_findings(self._side_parts, self._sides))
+        return report
 
     def repair(
         self,
@@ -180,7 +199,13 @@ class Engine:
         self._alive.check()
         return self._fresh.mending(
             lambda: read_status(
-                self._home, self._database, self._runner, self._leases, self.counters, self._background.last_error
+                self._home,
+                self._database,
+                self._runner,
+                self._sides,
+                self._leases,
+                self.counters,
+                self._background.last_error,
             )
         )
 
@@ -209,6 +234,7 @@ class Engine:
             self._writers.close()
         finally:
             self._flush.close()
+            self._sides.close()
             self._database.close()
             self._close_jobs()
 
@@ -273,9 +299,15 @@ class Engine:
         self._leases = None if self._jobs is None else Leases(self._jobs, options=options, clock=clock, files=files)
         self._runner = Runner(home, database, BUILT_IN, options=options, clock=clock, files=files)
         self._backfill = Backfill(home, self._runner, database, self._leases, options=options, clock=clock)
+        self._side_parts = Parts(home, options, clock, files, erased_among(database))
+        own_sides = [side_of(self._side_parts, own) for own in self._owned]
+        self._sides = Sides(self._side_parts, own_sides)
+        self._own_rows = readers(self._owned, own_sides, self._alive)
         checker = Checker(home, options, files)
         self._counters = Counters()
-        self._flush = Flush(home, database, self._runner, BUILT_IN, options=options, clock=clock, files=files)
+        self._flush = Flush(
+            home, database, self._runner, BUILT_IN, self._sides, options=options, clock=clock, files=files
+        )
         journal = Journal(home.state, options=options, clock=clock, files=files)
         self._facts = Facts(home, database, journal, options=options, clock=clock, files=files)
         catch_up = CatchUp(home, self._runner, database, options=options, clock=clock, files=files)
@@ -284,7 +316,9 @@ class Engine:
         history = History(home, database, fresh, options=options, files=files)
         parts = WriterParts(home, self._flush, history, self._alive, self._counters, options, clock, files)
         self._writers = Writers(parts, journal, self._facts, version=__version__)
-        removal = RemovalParts(home, database, self._runner, BUILT_IN, self._facts, journal, options, clock, files)
+        removal = RemovalParts(
+            home, database, self._runner, BUILT_IN, self._sides, self._facts, journal, options, clock, files
+        )
         self._eraser, self._redactor, bundler = Eraser(removal), Redactor(removal), Bundler(removal)
         self.threads = Threads(
             home,
@@ -310,7 +344,9 @@ class Engine:
         self._repairer = Repairer(
             RepairParts(audited, self._auditor, self._runner, self._backfill, self._counters, finish)
         )
-        self._background = Background({"tend": self._tend}, interval_s=options.background_scan_s, clock=clock)
+        self._background = Background(
+            {"tend": self._tend, "sides": self._sides.tend}, interval_s=options.background_scan_s, clock=clock
+        )
         self._codex = CodexAuditor(home, options=options, clock=clock, files=files)
 
 
@@ -318,16 +354,19 @@ def open(  # noqa: A001 - `engine.open(home)` reads as it should
     home: str,
     *,
     state_dir: str | None = None,
+    projections: Sequence[Projection] = (),
     options: Options | None = None,
     clock: Clock | None = None,
     files: Files | None = None,
 ) -> Engine:
     """Open a home; rows, locks and quarantine go to `state_dir` where it is given, else to `<home>/engine`.
 
-    Raises `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable`, `StateOfAnotherHome` and what `Database.open`
-    raises; each changes nothing.
+    `projections` are an application's own; each has a database of its own, filled by its queries and by a back-fill.
+    Raises `ProjectionUnusable`, `HomeMissing`, `HomeNotAFolder`, `HomeUnreadable`, `StateOfAnotherHome` and what
+    `Database.open` raises; each changes nothing.
     """
     files = files or Files()
+    owned = guarded(projections, files)
     found = open_home(home, state_dir, files)
     claim_state(found, files)
-    return Engine(found, options=options or Options(), clock=clock or SystemClock(), files=files)
+    return Engine(found, owned, options=options or Options(), clock=clock or SystemClock(), files=files)

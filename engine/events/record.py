@@ -79,6 +79,10 @@ def decode(line: bytes) -> Record[Raw]:
     `line` comes without its newline (a trailing CR is white space). Raises `Rejected`.
     """
     _check_text(line)
+    return _decode_envelope(line)
+
+
+def _decode_envelope(line: bytes) -> Record[Raw]:
     try:
         record = _ENVELOPE.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -105,6 +109,19 @@ def decode_as(line: bytes, kind: str, *, is_ascii: bool = False) -> Record[Any]:
         return _decode_leniently(line, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _rejected(line, error) from None
+
+
+def decode_plain(line: bytes, kind: str, *, is_ascii: bool = False) -> Record[dict[str, Any]]:
+    """A line as a record whose payload is the object that JSON has, with every key: for folds that are not ours.
+
+    Raises `Rejected`.
+    """
+    record = _decode_envelope(line) if is_ascii else decode(line)
+    try:
+        payload = msgspec.json.decode(record.payload, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Rejected("foreign", f"the payload of this {kind} cannot be read: {error}") from None
+    return Record(timestamp=record.timestamp, type=record.type, payload=payload, ordinal=record.ordinal)
 
 
 def kind_of(record: Record[Raw]) -> str:

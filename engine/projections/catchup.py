@@ -21,7 +21,7 @@ from engine.errors import StoreBusy, StoreFull, StoreReadOnly
 from engine.options import Options
 from engine.projections.runner import Runner, Stale
 from engine.stores.files import Files, FileStat
-from engine.stores.layout import Home, Refused, find, list_folder, roots
+from engine.stores.layout import ROOTS, Home, Listing, Refused, find, list_folder, roots
 from engine.stores.sqlite import Database
 
 _BATCH = 32
@@ -35,6 +35,9 @@ _HOT_MS = 3_600_000
 
 _SETTLED_MS = 2_000
 """A folder that changed so shortly before it was listed may change again within the same tick of its times."""
+
+_EMPTY = Listing([], [], [])
+"""What is in a folder that is not there."""
 
 _SWEEP_SHARE = 0.1
 """How much of its budget a look may spend on folders that show no change."""
@@ -89,14 +92,18 @@ class CatchUp:
         self._gone: set[str] = set()
         """Streams whose file was found gone; where one turns up elsewhere, it moved."""
 
-    def look(self) -> Partial | None:
-        """Catch up for at most `list_budget_ms`; None where the rows cover every file as of `scan_interval_ms` ago."""
+    def look(self, budget_ms: int | None = None, *, anew: bool = False) -> Partial | None:
+        """Catch up for at most `budget_ms`, or `list_budget_ms`; None where the rows cover every file.
+
+        As of `scan_interval_ms` ago, that is; as of now with `anew`.
+        """
+        budget_ms = self._options.list_budget_ms if budget_ms is None else budget_ms
         if not self._mutex.acquire(timeout=self._options.list_budget_ms / 1000):
             return self._partial
         try:
-            if self._is_recent() and not self._cut_short:
+            if not anew and self._is_recent() and not self._cut_short:
                 return self._partial
-            self._partial = self._catch_up(self._options.list_budget_ms)
+            self._partial = self._catch_up(budget_ms)
         except (StoreBusy, StoreFull):
             # Somebody else writes, or nobody can: a reader does not wait for the rows to come up to date.
             self._partial, self._cut_short = Partial(0, None), True
@@ -131,13 +138,17 @@ class CatchUp:
         def is_enough() -> bool:
             return self._clock.boot_ms() - begun_ms >= budget_ms * _SWEEP_SHARE
 
-        here = [each for each in roots(self._home, self._files) if isinstance(each, str)]
+        found = list(roots(self._home, self._files))
+        here = [each for each in found if isinstance(each, str)]
+        there = {each if isinstance(each, str) else each.path for each in found}
+        for root in [root for root in ROOTS if root not in there]:
+            self._note_gone(self._runner.compare(root, _EMPTY).gone, [], moved=False)
         ended, met = self._go_through(here, is_late)
         if ended:
             for folder in self._folders.keys() - met:
                 del self._folders[folder]
             self._sweep(begun_ms, is_enough)
-        refused = sum(isinstance(each, Refused) and not each.link for each in roots(self._home, self._files))
+        refused = sum(isinstance(each, Refused) and not each.link for each in found)
         self._cut_short = not ended
         seen = [self._folders[folder] for folder in met]
         files, unread = sum(each.files for each in seen), refused + sum(each.unread for each in seen)
@@ -218,10 +229,10 @@ class CatchUp:
             while end < len(stale) and end - at < _BATCH and size < _BATCH_BYTES:
                 size += stale[end].found.stat.size
                 end += 1
-            jobs = self._runner.jobs(stale[at:end])
-            done = list(self._runner.do(jobs))
-            self._runner.write(done, {job.path: job for job in jobs})
-            unread += sum(each.reason is not None for each in done)
+            left = self._runner.fold(stale[at:end], is_late)
+            if left.behind:
+                return None
+            unread += left.unread
             at = end
         return unread
 

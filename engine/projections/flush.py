@@ -4,7 +4,8 @@ An append tells what it wrote. Where a projection asks for one of the kinds the 
 moved, which is a touch, and a thread is touched at most once in `touch_interval_s`; what is held back comes with the next
 flush of the stream, or when its writer is closed. A flush folds the dirty streams from their watermarks and writes rows
 and watermarks in one transaction for at most `batch_streams`. It is one function, called by the timer, by a query that
-wants to read its own writes, and by close; an append never waits for it, and never fails because it does.
+wants to read its own writes, and by close; an append never waits for it, and never fails because it does. Side databases
+are told of appends and not filled here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from engine.events.kinds import above
 from engine.options import Options
 from engine.projections.projection import Projection
 from engine.projections.runner import Runner, Stale
+from engine.projections.sides import Sides
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
 from engine.stores.sqlite import Database
@@ -48,6 +50,7 @@ class Flush:
         database: Database,
         runner: Runner,
         projections: Iterable[Projection],
+        sides: Sides,
         *,
         options: Options,
         clock: Clock,
@@ -56,6 +59,7 @@ class Flush:
         self._home = home
         self._database = database
         self._runner = runner
+        self._sides = sides
         self._options = options
         self._clock = clock
         self._files = files
@@ -76,6 +80,7 @@ class Flush:
     def note(self, path: str, kinds: Iterable[str]) -> None:
         """An append to this stream was acknowledged."""
         changes = any(map(self._is_asked, kinds))
+        self._sides.note(path)
         now_ms = self._clock.boot_ms()
         with self._state:
             due_ms = self._touched_ms.get(path, -_FOREVER_MS) + self._options.touch_interval_s * 1000
@@ -113,6 +118,9 @@ class Flush:
 
     def follow(self, moved: Sequence[tuple[str, str]]) -> None:
         """Rollouts moved from one logical path to another: their rows follow at once. Raises `StoreError`."""
+        for each in moved:
+            for path in each:
+                self._sides.note(path)
         with self._mutex:
             self._fold([target for _, target in moved])
             gone = [source for source, _ in moved]

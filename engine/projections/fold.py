@@ -5,13 +5,15 @@ runs the same in this process, in a worker, and in an audit. A record that canno
 its position, bytes and reason, and the fold goes on. The unterminated tail is folded when it is a whole record; else it
 is left for the next look.
 
-Nothing here depends on how the stream is cut: pieces of any size give the same state (the first property test).
+Nothing here depends on how the stream is cut: pieces of any size give the same state (the first property test). With
+`piece_bytes` a fold stops at the first block's end behind so many bytes: what projections emit then stays bounded, and
+the watermark, which is marked as unfinished, is where the next piece begins.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -22,11 +24,16 @@ from engine.events.skim import Hit, Skim, canonical_ordinal, canonical_time, is_
 from engine.options import Options
 from engine.projections.projection import Piece, Projection, Stream
 from engine.stores.digests import BLOCK_BYTES, Chain, tail_digest
+from engine.stores.files import FileStat
 from engine.stores.rollouts import TOO_LONG, Block, Source, blocks
-from engine.stores.watermarks import History, Watermark, judge_history, resume_chain
+from engine.stores.watermarks import History, Watermark, judge_history, resume_chain, unfinished
 
 _HEAD_BYTES_MAX = 512
 """The head of a canonical line, item tag included, is always shorter than this."""
+
+
+Decode = Callable[..., Record[Any]]
+"""`decode_as` or `decode_plain`."""
 
 
 class SetAside(Struct, frozen=True, array_like=True):
@@ -60,9 +67,18 @@ class Folded(Struct, frozen=True, array_like=True):
 class Folder:
     """Folds streams for several projections, in one pass over the bytes where they stand at the same position."""
 
-    def __init__(self, projections: Sequence[Projection], options: Options) -> None:
+    def __init__(
+        self,
+        projections: Sequence[Projection],
+        options: Options,
+        *,
+        decode: Decode = decode_as,
+        piece_bytes: int | None = None,
+    ) -> None:
         self.projections = {projection.name: projection for projection in projections}
         self.options = options
+        self.decode = decode
+        self.piece_bytes = piece_bytes
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
     def fold(
@@ -137,6 +153,8 @@ class _Run:
     def __init__(self, folder: Folder, stream: Stream, source: Source, folds: Sequence[_Fold]) -> None:
         mark = folds[0].mark
         self._options = folder.options
+        self._decode = folder.decode
+        self._piece_bytes = folder.piece_bytes
         self._skim, self._always, self._newest = folder.plan_of(folds)
         self._stream = stream
         self._source = source
@@ -153,6 +171,7 @@ class _Run:
         self._last_at_ms: int | None = None
 
     def to(self, end: int | None, *, compressed: bool) -> list[Folded]:
+        start, finished = self._offset, True
         for block in blocks(self._source, self._offset, end, self._options, wants=self._wants, passing=self._pass):
             if not block.terminated and not self._is_whole(block):
                 break
@@ -161,13 +180,17 @@ class _Run:
             else:
                 self._take_lines(block)
             self._offset = block.offset + block.length
-        if self._source.broken is not None:
+            if self._piece_bytes is not None and self._offset - start >= self._piece_bytes and block.terminated:
+                finished = False
+                break
+        if self._source.broken is not None and finished:
             self._set_aside(self._folds, self._offset, b"", None, self._source.broken)
         piece = Piece(self._records, self._damaged, self._first_at_ms, self._last_at_ms)
         tail = tail_digest(self._tail())
-        return [self._close(fold, piece, tail, compressed=compressed) for fold in self._folds]
+        stat = self._source.stat if finished else unfinished(self._source.stat)
+        return [self._close(fold, piece, tail, stat, compressed=compressed) for fold in self._folds]
 
-    def _close(self, fold: _Fold, piece: Piece, tail: bytes, *, compressed: bool) -> Folded:
+    def _close(self, fold: _Fold, piece: Piece, tail: bytes, stat: FileStat, *, compressed: bool) -> Folded:
         fold.projection.close_piece(fold.state, piece)
         emitted = fold.projection.emit(fold.state)
         mark = Watermark(
@@ -176,7 +199,7 @@ class _Run:
             ordinal=self._ordinal,
             chain=self._chain.digest,
             tail=tail,
-            stat=self._source.stat,
+            stat=stat,
             state=fold.projection.encode(fold.state),
         )
         name = fold.projection.name
@@ -249,7 +272,7 @@ class _Run:
             return
         line, offset = _line(block, hit), block.offset + hit.start
         try:
-            record = decode_as(line, hit.kind, is_ascii=self._is_ascii)
+            record = self._decode(line, hit.kind, is_ascii=self._is_ascii)
         except Rejected as rejected:
             self._set_aside(askers, offset, line, hit.kind, rejected.reason)
             return
@@ -275,7 +298,7 @@ class _Run:
             if not askers:
                 continue
             with contextlib.suppress(ValueError):
-                record = decode_as(_line(block, hit), hit.kind, is_ascii=self._is_ascii)
+                record = self._decode(_line(block, hit), hit.kind, is_ascii=self._is_ascii)
                 for fold in askers:
                     if fold.projection.apply(fold.state, record, hit.kind, block.offset + hit.start):
                         done.add((fold.projection.name, hit.kind))

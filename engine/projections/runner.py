@@ -151,6 +151,13 @@ class Compared(NamedTuple):
     newer_behind: int
 
 
+class Left(NamedTuple):
+    """What a fold did not do: streams that are still behind, and streams that could not be folded."""
+
+    behind: int
+    unread: int
+
+
 @dataclass(slots=True)
 class RunnerCounters:
     """What was written: streams, each with its rows and watermark, and folds that somebody else was faster than."""
@@ -161,6 +168,9 @@ class RunnerCounters:
 
 class Runner:
     """Catches projections of one database up with the rollouts of one home."""
+
+    _keeps_missing = True
+    """Whether the table `streams` tells which files are gone, and their rows stay."""
 
     def __init__(
         self,
@@ -187,14 +197,18 @@ class Runner:
         """A walk that has not begun yet; `stop` is asked after each folder."""
         with self._database.read() as transaction:
             known = watermarks.load_stats(transaction)
-            flagged = {path for (path,) in transaction.rows(_MISSING)}
+            flagged = self._flagged(transaction)
         return Scan(self._home, self._files, known, flagged, self.versions, stop=stop)
 
     def compare(self, folder: str, listing: Listing) -> Compared:
         """What is to be done about one folder, folders that vanished from it included."""
         with self._database.read() as transaction:
-            known, deeper = watermarks.load_folder(transaction, folder)
-            lost = [path for name in deeper - set(listing.deeper) for path in watermarks.load_below(transaction, name)]
+            known, deeper = watermarks.load_folder(transaction, folder, keeps_missing=self._keeps_missing)
+            lost = [
+                path
+                for name in deeper - set(listing.deeper)
+                for path in watermarks.load_below(transaction, name, keeps_missing=self._keeps_missing)
+            ]
         stale: list[Stale] = []
         newer_behind = 0
         for each in listing.found:
@@ -236,6 +250,13 @@ class Runner:
     def do(self, jobs: Iterable[Job]) -> Iterator[Done]:
         """Fold in this process."""
         return (self._hand.do(job) for job in jobs)
+
+    def fold(self, stale: Sequence[Stale], is_late: Callable[[], bool]) -> Left:
+        """Bring these streams up to date. They are few and small enough for one go, so it is not asked whether it is late."""
+        jobs = self.jobs(stale)
+        done = list(self.do(jobs))
+        self.write(done, {job.path: job for job in jobs})
+        return Left(0, sum(each.reason is not None for each in done))
 
     def write(
         self,
@@ -315,6 +336,10 @@ class Runner:
         except OSError:
             return False  # its folder cannot be read: nothing is known about it
 
+    def _flagged(self, transaction: Transaction) -> set[str]:
+        """Streams that are known to be gone, and whose rows stay."""
+        return {path for (path,) in transaction.rows(_MISSING)} if self._keeps_missing else set()
+
     def _own(self, marks: Mapping[str, Watermark]) -> dict[str, Watermark]:
         return {name: mark for name, mark in marks.items() if name in self._projections}
 
@@ -366,6 +391,10 @@ class Runner:
             for each in accepted
             for aside in each.set_aside
         ])  # fmt: skip
+        self._write_rows(transaction, accepted)
+        self._note_divergences(transaction, accepted)
+
+    def _write_rows(self, transaction: Transaction, accepted: Sequence[Folded]) -> None:
         for name, projection in self._projections.items():
             changes = [
                 Change(
@@ -380,6 +409,8 @@ class Runner:
             ]
             if changes:
                 projection.write(transaction, changes)
+
+    def _note_divergences(self, transaction: Transaction, accepted: Sequence[Folded]) -> None:
         now_ms = self._clock.wall_ms()
         transaction.run_many(_DIVERGENCE, [
             {"at_ms": now_ms, "stream": each.path, "class": each.divergence}

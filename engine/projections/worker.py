@@ -8,24 +8,26 @@ started anew (never forked), so it shares no lock, no connection and no thread w
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import IO
 
 import msgspec
 from msgspec import Struct
 
 from engine.errors import HomeUnreadable
+from engine.events.record import decode_as
 from engine.options import Options
-from engine.projections.fold import Folded, Folder
+from engine.projections.fold import Decode, Folded, Folder
 from engine.projections.projection import Projection, Stream
 from engine.projections.registry import BUILT_IN
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate, parse_path
 from engine.stores.rollouts import open_source
-from engine.stores.watermarks import Watermark
+from engine.stores.watermarks import Watermark, is_unfinished
 
 
 class Setup(Struct, frozen=True):
@@ -59,32 +61,49 @@ class Done(Struct, frozen=True, array_like=True):
 class Hand:
     """Does jobs, in this process or in a worker."""
 
-    def __init__(self, home: Home, projections: Sequence[Projection], options: Options, files: Files) -> None:
+    def __init__(
+        self,
+        home: Home,
+        projections: Sequence[Projection],
+        options: Options,
+        files: Files,
+        *,
+        decode: Decode = decode_as,
+        piece_bytes: int | None = None,
+    ) -> None:
         self._home = home
-        self._folder = Folder(projections, options)
+        self._folder = Folder(projections, options, decode=decode, piece_bytes=piece_bytes)
         self._options = options
         self._files = files
 
     def do(self, job: Job) -> Done:
-        """Fold one stream. A file that cannot be read is a failure with a reason; one that is gone is nothing."""
-        try:
-            return self._fold(job, compressed=job.compressed)
-        except FileNotFoundError:
-            return self._fold_elsewhere(job)
-        except OSError as error:
-            return Done(job.path, reason=f"it cannot be read: {error.strerror}")
+        """Fold one stream, or its next piece. What cannot be read is a failure with a reason; what is gone is nothing."""
+        with contextlib.closing(self.pieces(job)) as pieces:
+            return next(pieces)
 
-    def _fold_elsewhere(self, job: Job) -> Done:
+    def pieces(self, job: Job) -> Generator[Done, None, None]:
+        """Fold one stream to its end, each piece from where the one before ended; one piece where no `piece_bytes` is set."""
+        try:
+            yield from self._fold(job, compressed=job.compressed)
+        except FileNotFoundError:
+            yield from self._fold_elsewhere(job)
+        except OSError as error:
+            yield Done(job.path, reason=f"it cannot be read: {error.strerror}")
+
+    def _fold_elsewhere(self, job: Job) -> Iterator[Done]:
         """The file went between the scan and now: compressed or decompressed meanwhile, or gone."""
         try:
             found = locate(self._home, job.path, self._files)
-            return Done(job.path) if found is None else self._fold(job, compressed=found.compressed)
+            if found is None:
+                yield Done(job.path)
+            else:
+                yield from self._fold(job, compressed=found.compressed)
         except FileNotFoundError:
-            return Done(job.path)
+            yield Done(job.path)
         except OSError as error:
-            return Done(job.path, reason=f"it cannot be read: {error.strerror}")
+            yield Done(job.path, reason=f"it cannot be read: {error.strerror}")
 
-    def _fold(self, job: Job, *, compressed: bool) -> Done:
+    def _fold(self, job: Job, *, compressed: bool) -> Iterator[Done]:
         name = parse_path(job.path)
         if name is None:
             raise HomeUnreadable(
@@ -93,13 +112,17 @@ class Hand:
         path = self._home.absolute(job.path, compressed=compressed)
         source = open_source(path, compressed=compressed, files=self._files, options=self._options)
         try:
-            folded = self._folder.fold(
-                Stream(job.path, name), source, {} if job.anew else job.marks, compressed=compressed
-            )
-            if source.broken is not None and any(each.divergence is not None for each in folded):
-                # What was followed is not all there any more, because of damage to the file: the row keeps what it knew.
-                return Done(job.path, reason=source.broken)
-            return Done(job.path, source.stat.size, folded)
+            marks = {} if job.anew else job.marks
+            while True:
+                folded = self._folder.fold(Stream(job.path, name), source, marks, compressed=compressed)
+                if source.broken is not None and any(each.divergence is not None for each in folded):
+                    # What was followed is not all there any more, because of damage to the file: the row keeps what it knew.
+                    yield Done(job.path, reason=source.broken)
+                    return
+                yield Done(job.path, source.stat.size, folded)
+                if not any(is_unfinished(each.mark) for each in folded):
+                    return
+                marks = {each.projection: each.mark for each in folded}
         finally:
             source.close()
 

@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apsw
@@ -24,6 +24,9 @@ import apsw
 from engine.clock import Clock
 from engine.errors import MigrationChanged, StoreCorrupt, StoreUnavailable
 from engine.stores.files import Files
+
+BEHIND = 10_000
+"""What is carried behind the numbered files of a folder (the tables of one projection) has its numbers from here on."""
 
 _NAME = re.compile(r"(?P<number>[0-9]{4})_[a-z0-9_]+\.sql")
 _FILE_BYTES_MAX = 1024 * 1024
@@ -79,6 +82,17 @@ def load(which: str, files: Files) -> list[Migration]:
     if not found:
         raise _incomplete(folder)
     return found
+
+
+def of_text(name: str, sql: str) -> Migration:
+    """A schema that is one text and no file."""
+    plain = _plain(sql.encode("utf-8", "replace"))
+    return Migration(1, name, plain, checksum(plain))
+
+
+def behind(carried: Sequence[Migration], more: Sequence[Migration]) -> list[Migration]:
+    """The migrations of a folder, and those of one projection behind them, whatever is added to the folder later."""
+    return [*carried, *(replace(migration, number=BEHIND + migration.number) for migration in more)]
 
 
 def checksum(sql: str) -> str:

@@ -148,18 +148,21 @@ class Database:
         shape: int,
         *,
         migrations: str,
+        more: Sequence[migrate.Migration] = (),
         options: Options,
         clock: Clock,
         files: Files,
     ) -> Database:
         """Open the database, made and migrated where need be; `folder` None keeps it in memory, on one connection.
 
+        `migrations` names the folder of its schema, `more` is what comes behind it.
         Raises `StoreNewer`, `MigrationChanged` (nothing was changed), `StoreBusy`, `StoreUnavailable`, `StoreReadOnly`,
         `StoreFull`, `LibraryTooOld`.
         """
         check_library(LIBRARY_VERSION)
         with files_translated("open", migrations):
-            setup = Setup(shape, migrate.load(migrations, files), options, clock, files)
+            carried = migrate.behind(migrate.load(migrations, files), more)
+            setup = Setup(shape, carried, options, clock, files)
         place = Place(_utf8(os.path.abspath(folder)), name, shape) if folder is not None else None
         database = cls(place, name, setup)
         try:

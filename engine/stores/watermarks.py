@@ -39,6 +39,16 @@ class Watermark(Struct, frozen=True, array_like=True):
     state: bytes
 
 
+def unfinished(stat: FileStat) -> FileStat:
+    """The stat of a watermark that is not at the end of what was there: it passes for an earlier one of a file that grew."""
+    return stat._replace(size=0)
+
+
+def is_unfinished(mark: Watermark) -> bool:
+    """Whether more of the stream was there when it was folded up to this watermark."""
+    return mark.stat.size == 0 and mark.offset > 0
+
+
 class History(Enum):
     """What became of the bytes that a watermark followed."""
 
@@ -117,25 +127,27 @@ class Kept(NamedTuple):
     missing: bool
 
 
-def load_folder(transaction: Transaction, folder: str) -> tuple[dict[str, Kept], set[str]]:
+def load_folder(transaction: Transaction, folder: str, *, keeps_missing: bool) -> tuple[dict[str, Kept], set[str]]:
     """The streams that are known directly in a folder, and the folders in it below which some are (as paths).
 
-    What lies in those is passed over, not read.
+    What lies in those is passed over, not read. `keeps_missing` tells whether there is a table of the streams' files.
     """
     streams: dict[str, Kept] = {}
     deeper: set[str] = set()
     start: str | None = f"{folder}/"
     while start is not None:
-        start = _load_until_deeper(transaction, folder, start, streams, deeper)
+        start = _load_until_deeper(
+            transaction, _IN_FOLDER if keeps_missing else _ALL_IN_FOLDER, folder, start, streams, deeper
+        )
     return streams, deeper
 
 
 def _load_until_deeper(
-    transaction: Transaction, folder: str, start: str, streams: dict[str, Kept], deeper: set[str]
+    transaction: Transaction, sql: str, folder: str, start: str, streams: dict[str, Kept], deeper: set[str]
 ) -> str | None:
     """Read on from a path; where to go on behind the folder that was met, None at the end."""
     named = {"start": start, "end": f"{folder}{_BEHIND_SLASH}"}
-    with contextlib.closing(transaction.rows(_IN_FOLDER, named)) as rows:
+    with contextlib.closing(transaction.rows(sql, named)) as rows:
         for stream, projection, version, missing, *stat in rows:
             name, slash, _ = stream[len(folder) + 1 :].partition("/")
             if slash:
@@ -145,10 +157,10 @@ def _load_until_deeper(
     return None
 
 
-def load_below(transaction: Transaction, folder: str) -> list[str]:
+def load_below(transaction: Transaction, folder: str, *, keeps_missing: bool) -> list[str]:
     """The streams anywhere below a folder whose files are not known to be gone."""
     named = {"start": f"{folder}/", "end": f"{folder}{_BEHIND_SLASH}"}
-    return [stream for (stream,) in transaction.rows(_BELOW, named)]
+    return [stream for (stream,) in transaction.rows(_BELOW if keeps_missing else _ALL_BELOW, named)]
 
 
 def advance(transaction: Transaction, marks: Iterable[tuple[str, str, Watermark]]) -> None:
@@ -188,6 +200,13 @@ _IN_FOLDER = """
     FROM watermarks LEFT JOIN streams ON streams.path = watermarks.stream
     WHERE watermarks.stream >= :start AND watermarks.stream < :end ORDER BY watermarks.stream
 """
+
+_ALL_IN_FOLDER = """
+    SELECT stream, projection, version, 0, device, inode, size, mtime_ns, ctime_ns FROM watermarks
+    WHERE stream >= :start AND stream < :end ORDER BY stream
+"""
+
+_ALL_BELOW = "SELECT DISTINCT stream FROM watermarks WHERE stream >= :start AND stream < :end"
 
 _BELOW = """
     SELECT DISTINCT watermarks.stream FROM watermarks JOIN streams ON streams.path = watermarks.stream

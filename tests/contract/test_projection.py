@@ -11,14 +11,16 @@ import json
 import pytest
 
 from engine.events.kinds import KNOWN
-from engine.events.record import decode, decode_as, kind_of
+from engine.events.record import decode, decode_as, decode_plain, kind_of
 from engine.options import Options
 from engine.projections.fold import Folder
+from engine.projections.own import guarded
 from engine.projections.projection import Piece, Projection
 from engine.projections.registry import BUILT_IN
 from engine.projections.threads import stream_of
-from engine.stores.files import FileStat
+from engine.stores.files import Files, FileStat
 from engine.testing import rollout_lines
+from tests.own import Heads, TokensPerDay
 
 PATH = "sessions/2026/01/05/rollout-2026-01-05T09-00-00-01a20464-403f-7170-9722-7a9790eef98c.jsonl"
 MODES = ("paginated", "legacy", "old")
@@ -45,13 +47,13 @@ def conversation(mode, size=60_000):
     return list(rollout_lines(seed=6, mode=mode, size=size))
 
 
-def asked(projection, mode):
+def asked(projection, mode, decoding=decode_as):
     """The records of a conversation that a projection asks for, decoded: record, kind, offset."""
     found, offset = [], 0
     for line in conversation(mode):
         kind = kind_of(decode(line))
         if kind in projection.kinds | projection.latest:
-            found.append((decode_as(line, kind), kind, offset))
+            found.append((decoding(line, kind), kind, offset))
         offset += len(line)
     return found
 
@@ -63,16 +65,19 @@ def folded(projection, records):
     return state
 
 
-def check_contract(projection):
-    """Every rule in turn; an AssertionError names the one that is broken."""
+def check_contract(projection, decoding=decode_as):
+    """Every rule in turn; an AssertionError names the one that is broken.
+
+    `decoding` is `decode_plain` for the records of an application's own projection.
+    """
     check_what_it_says_of_itself(projection)
     for mode in MODES:
-        records = asked(projection, mode)
+        records = asked(projection, mode, decoding)
         check_records_are_left_alone(projection, records)
         check_states_are_values(projection, records)
         check_effects_are_told(projection, records)
         check_latest_kinds_move_fields_of_their_own(projection, records)
-        check_pieces(projection, b"".join(conversation(mode)))
+        check_pieces(projection, b"".join(conversation(mode)), decoding)
 
 
 def check_what_it_says_of_itself(projection):
@@ -127,14 +132,15 @@ def check_latest_kinds_move_fields_of_their_own(projection, records):
             assert projection.encode(folded(projection, early)) == whole, f"it matters where a {kind} stands"
 
 
-def check_pieces(projection, data):
+def check_pieces(projection, data, decoding=decode_as):
     """Through the engine's own fold: cut anywhere, in blocks of any size."""
-    folder = Folder([projection], Options())
+    folder = Folder([projection], Options(), decode=decoding)
     (whole,) = folder.fold(stream_of(PATH), Bytes(data), {})
     for cuts in ([len(data) // 3, len(data) // 2], list(range(0, len(data), max(len(data) // 12, 1)))):
         marks = {}
         for cut in [*cuts, len(data)]:
-            (part,) = Folder([projection], Options(block_bytes=1_000)).fold(stream_of(PATH), Bytes(data[:cut]), marks)
+            small = Folder([projection], Options(block_bytes=1_000), decode=decoding)
+            (part,) = small.fold(stream_of(PATH), Bytes(data[:cut]), marks)
             marks = {projection.name: part.mark}
         assert part.mark.state == whole.mark.state, "a rebuild equals the incremental state"
         assert part.mark.offset == whole.mark.offset == len(data)
@@ -192,6 +198,12 @@ def test_a_users_own_projection_keeps_the_contract():
     check_contract(projection)
     state = folded(projection, asked(projection, "paginated"))
     assert state["turns"] == sum(b'"type":"turn_context"' in line for line in conversation("paginated")) > 0
+
+
+@pytest.mark.parametrize("own", [TokensPerDay, Heads])
+def test_the_projection_of_the_documents_keeps_the_contract_and_so_does_what_the_engine_runs(own):
+    check_contract(own(), decode_plain)
+    check_contract(*guarded([own()], Files()), decode_plain)
 
 
 class TwoOfOneKind(Counts):

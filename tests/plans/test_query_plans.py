@@ -15,6 +15,7 @@ from engine.audit.plan import Step
 from engine.options import Options
 from engine.stores.sqlite import Transaction
 from engine.testing import HomePlan, make_home
+from tests.own import Heads, TokensPerDay
 
 A_SCAN_LOOKS_AT_EVERY_FILE = "once a scan of the home, which asks for the stat of every file"
 COUNTED = "a total of everything, asked for by status or counts=True"
@@ -45,6 +46,14 @@ SCANS = {
     "SELECT id FROM threads WHERE parent_thread_id": A_REMOVAL_LOOKS_EVERYWHERE,
     "DELETE FROM divergences": A_REMOVAL_LOOKS_EVERYWHERE,
     "SELECT id FROM threads WHERE EXISTS": "an export of all threads",
+    "SELECT stream FROM watermarks UNION SELECT path FROM failures": A_REMOVAL_LOOKS_EVERYWHERE,
+    "SELECT DISTINCT stream FROM watermarks ORDER BY stream": AN_AUDIT_READS_ALL,
+    'SELECT stream, count(*) FROM "': AN_AUDIT_READS_ALL,
+    'DELETE FROM "tokens" WHERE stream NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "heads" WHERE stream NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "counts" WHERE stream NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "set_aside" WHERE stream NOT IN': ONCE_A_REBUILD,
+    "UPDATE watermarks SET version = :owed WHERE projection = :name": ONCE_A_REBUILD,
 }
 """Beginnings of statements that may scan a table."""
 
@@ -82,7 +91,7 @@ def planning(plain, plans, *, many):
 
 def run_a_session(home, made):
     options = Options(scan_interval_ms=0, list_budget_ms=60_000)
-    with engine.open(str(home), options=options) as opened:
+    with engine.open(str(home), options=options, projections=[TokensPerDay(), Heads()]) as opened:
         opened.backfill()
         for key in KEYS:
             for direction in ("asc", "desc"):
@@ -94,6 +103,8 @@ def run_a_session(home, made):
         opened.threads.list(cwd="/a", source="cli", model_provider="x", search="x", counts=True)
         opened.threads.list(counts=True)
         opened.threads.get(made[0].id)
+        for own in opened.projections.values():
+            own.rows("SELECT 1 FROM watermarks")
         opened.threads.fetch(made[0].id)
         opened.audit()
         opened.status()

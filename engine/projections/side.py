@@ -1,0 +1,423 @@
+"""One side database: a file of its own for projections of which nothing else of the engine depends.
+
+It is opened when it is first asked for, and nobody waits for it but who asks: not an open, an append, a list, nor another
+side database. No flush fills it. Before an answer it is caught up for a bounded time, appends of this process first, then
+whatever a scan finds; `catch_up` does the same for as long as it is given. A file that is damaged, removed or replaced is
+set aside, begun anew and filled again; what cannot be caught up (a lock, a full disk) makes the answer older and says so.
+
+Rows of a stream that is gone are forgotten. Where that stream's thread was erased by somebody else meanwhile, the file is
+written anew, so that no byte of it stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypedDict, TypeVar
+
+import msgspec
+
+from engine.clock import Clock
+from engine.errors import (
+    MigrationChanged,
+    ProjectionFailed,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreReplaced,
+    StoreUnavailable,
+)
+from engine.options import Options
+from engine.projections.catchup import CatchUp, Partial
+from engine.projections.fold import Decode
+from engine.projections.projection import Projection
+from engine.projections.runner import Scan, Stale
+from engine.projections.side_runner import SideRunner
+from engine.stores.files import Files
+from engine.stores.layout import Home, locate
+from engine.stores.link import files_translated
+from engine.stores.migrate import Migration
+from engine.stores.schema import quoted
+from engine.stores.sqlite import Database, Transaction, quarantine, remove_older_shapes
+
+BOOKKEEPING = "side"
+"""The migrations that every side database begins with."""
+
+OWED = 0
+"""The version of a watermark whose stream is to be folded anew: lower than any projection's."""
+
+_FOREVER_MS = 1 << 62
+
+_NOTED_MAX = 10_000
+"""Streams of which appends are remembered by name; beyond it the next answer looks at all files."""
+
+_NOTHING_YET = Partial(0, None)
+_LOST = (StoreReplaced, StoreCorrupt)
+_OLDER = (StoreBusy, StoreFull, StoreReadOnly, OSError)
+_Answer = TypeVar("_Answer")
+
+
+class Parts(NamedTuple):
+    """What every side database of one engine works with. `erased` tells which of some threads were erased."""
+
+    home: Home
+    options: Options
+    clock: Clock
+    files: Files
+    erased: Callable[[Sequence[str]], set[str]]
+
+
+class _How(TypedDict):
+    options: Options
+    clock: Clock
+    files: Files
+
+
+class _Open(NamedTuple):
+    """What there is once the file is open."""
+
+    database: Database
+    runner: SideRunner
+    catch_up: CatchUp
+
+
+class Side:
+    """A side database, opened or not.
+
+    `name` is that of its file, `more` its schema behind the bookkeeping, `tables` those of it that have a column `stream`.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        name: str,
+        shape: int,
+        projections: Sequence[Projection],
+        more: Sequence[Migration],
+        tables: Sequence[str],
+        *,
+        decode: Decode,
+    ) -> None:
+        self.name = name
+        self.shape = shape
+        self.projections = tuple(projections)
+        self.more = tuple(more)
+        self.tables = tuple(tables)
+        self.decode = decode
+        self._parts = parts
+        self._opening = threading.Lock()
+        self._opened: _Open | None = None
+        self._closed = False
+        self._mutex = threading.Lock()
+        """Held by the one thread that folds."""
+        self._partial: Partial | None = _NOTHING_YET
+        self._noting = threading.Lock()
+        self._noted: set[str] = set()
+        self._is_lost = False
+        """Whether what is known of the files does not count any more."""
+        self._owes_scrub = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is anything of it: it is open, or its file is there."""
+        if self._opened is not None or self._parts.home.state is None:
+            return self._opened is not None
+        path = os.path.join(self._parts.home.state, f"{self.name}_{self.shape}.sqlite")
+        return self._parts.files.kind(path, op="side.there") is not None
+
+    def note(self, path: str) -> None:
+        """An append to this stream was acknowledged, or its file moved: the next answer folds it first, or forgets it."""
+        with self._noting:
+            if len(self._noted) < _NOTED_MAX:
+                self._noted.add(path)
+            else:
+                self._is_lost = True
+
+    def look_anew(self) -> None:
+        """The rows are not those that were looked at: the next answer looks at all files."""
+        with self._noting:
+            self._is_lost = True
+
+    def ask(
+        self, question: Callable[[Transaction], _Answer], *, thread_id: str | None = None
+    ) -> tuple[_Answer, Partial | None]:
+        """The answer in one snapshot, after a bounded catch-up, and how far the rows are; None where they cover every file.
+
+        With `thread_id` that thread is looked for even where the rows are far behind. Raises what the question raises,
+        `ProjectionFailed`, `StoreError`.
+        """
+        for _ in range(2):
+            with contextlib.suppress(*_LOST), self.read(thread_id=thread_id) as (transaction, partial):
+                return question(transaction), partial
+        with self.read(thread_id=thread_id) as (transaction, partial):
+            return question(transaction), partial
+
+    @contextlib.contextmanager
+    def read(self, *, thread_id: str | None = None) -> Iterator[tuple[Transaction, Partial | None]]:
+        """A read-only snapshot, after a bounded catch-up, and how far the rows are. Raises as `ask` does."""
+        partial = self._healed(lambda opened: self._look_for_answer(opened, thread_id))
+        database, runner, _ = self._ready()
+        _check_failed(runner)
+        try:
+            with database.read() as transaction, _reading_only(database, transaction):
+                yield transaction, partial
+        except _LOST:
+            self._replace(database)
+            raise
+
+    def catch_up(self, budget_ms: int | None = None) -> Partial | None:
+        """Fold what moved for at most so long (None: to the end); None where the rows then cover every file.
+
+        Raises `StoreError`. A projection's own fault is a failed stream, told by `status`.
+        """
+        return self._healed(lambda opened: self._look(opened, budget_ms, anew=True))
+
+    def rebuild(self) -> None:
+        """Fold every stream anew, one after the other while readers go on. Raises `StoreError`."""
+        opened = self._ready()
+        if not self._is_whole(opened.database):
+            self._replace(opened.database)
+            opened = self._ready()
+        with self._mutex:
+            with opened.database.write() as transaction:
+                for projection in self.projections:
+                    transaction.run(_OWE, {"owed": OWED, "name": projection.name, "version": projection.version})
+                for table in (*self.tables, "set_aside"):
+                    transaction.run(
+                        f"DELETE FROM {quoted(table)} WHERE stream NOT IN (SELECT stream FROM watermarks)"  # noqa: S608
+                    )
+            self.look_anew()
+        self.catch_up()
+
+    def forget(self, paths: Sequence[str], thread_ids: Sequence[str]) -> int:
+        """Remove every row and every byte of these streams, and of those named for these threads; how many rows went.
+
+        Raises `StoreError`. A file that cannot be read is removed whole.
+        """
+        if not self.is_there:
+            return 0
+        try:
+            return self._forget(self._ready(), paths, thread_ids)
+        except (*_LOST, MigrationChanged):
+            self._drop()
+            self.look_anew()
+            discard(self._parts, self.name, self.shape)
+            return 0
+
+    def remove_older_shapes(self) -> None:
+        """Remove files of lower shapes that nobody uses any more."""
+        if (state := self._parts.home.state) is not None:
+            remove_older_shapes(state, self.name, self.shape, clock=self._parts.clock, files=self._parts.files)
+
+    def scan(self) -> Scan:
+        """A walk that tells what is stale; for `status`. Raises `StoreError`."""
+        return self._ready().runner.scan()
+
+    def database(self) -> Database:
+        """The database, opened where it is not yet. Raises `StoreError`."""
+        return self._ready().database
+
+    def close(self) -> None:
+        """Close the file, where it is open; it is not opened again."""
+        self._closed = True
+        self._drop()
+
+    # Opening, and beginning anew
+
+    def _drop(self) -> None:
+        with self._opening:
+            if self._opened is not None:
+                self._opened.database.close()
+                self._opened = None
+
+    def _ready(self) -> _Open:
+        with self._opening:
+            if self._closed:
+                raise StoreUnavailable(f"{self.name} is closed", hint="open the home again")
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def _open(self) -> _Open:
+        parts = self._parts
+        how: _How = {"options": parts.options, "clock": parts.clock, "files": parts.files}
+        try:
+            database = Database.open(
+                parts.home.state, self.name, self.shape, migrations=BOOKKEEPING, more=self.more, **how
+            )
+        except MigrationChanged as error:
+            hint = f"raise the shape of {self.name}, so that it gets a new file, or move {error.path} away"
+            raise MigrationChanged(
+                f"{error.path} was made with another schema than this one", path=error.path, hint=hint
+            ) from error
+        runner = SideRunner(parts.home, database, self.projections, decode=self.decode, **how)
+        return _Open(database, runner, CatchUp(parts.home, runner, database, **how))
+
+    def _healed(self, act: Callable[[_Open], _Answer]) -> _Answer:
+        """Do it, once more with a new file where the old one is lost."""
+        opened = self._ready()
+        try:
+            return act(opened)
+        except _LOST:
+            self._replace(opened.database)
+        return act(self._ready())
+
+    def _replace(self, database: Database) -> None:
+        """Go on with a new file, or with that of somebody who found the same loss first."""
+        with self._opening:
+            if self._opened is None or self._opened.database is not database:
+                return
+            self._opened = None
+            with contextlib.suppress(StoreError):
+                database.quarantine()
+            database.close()
+        self.look_anew()
+
+    def _is_whole(self, database: Database) -> bool:
+        try:
+            return database.integrity() == ["ok"]
+        except StoreError:
+            return False
+
+    # Looking at the files
+
+    def _look_for_answer(self, opened: _Open, thread_id: str | None) -> Partial | None:
+        """Older rows are an answer too: what cannot be written now is told as `partial`."""
+        budget_ms = self._parts.options.list_budget_ms
+        with opened.database.waiting_at_most(budget_ms):
+            try:
+                partial = self._look(opened, budget_ms)
+                if partial is not None and thread_id is not None:
+                    self._look_for(opened, thread_id.lower(), budget_ms)
+            except _OLDER:
+                self.look_anew()
+                return _NOTHING_YET
+        return partial
+
+    def _look(self, opened: _Open, budget_ms: int | None, *, anew: bool = False) -> Partial | None:
+        started_ms = self._parts.clock.boot_ms()
+        if not self._mutex.acquire(timeout=-1 if budget_ms is None else budget_ms / 1000):
+            return self._partial or _NOTHING_YET  # somebody folds: how far the rows are is not known
+        try:
+            self._partial = self._fold(opened, self._deadline(started_ms, budget_ms), budget_ms, anew=anew)
+        except BaseException:
+            self._partial = _NOTHING_YET
+            self.look_anew()
+            raise
+        finally:
+            self._mutex.release()
+        return self._partial
+
+    def _fold(self, opened: _Open, is_late: Callable[[], bool], budget_ms: int | None, *, anew: bool) -> Partial | None:
+        """Fold what this process wrote, then what a look at the files finds."""
+        with self._noting:
+            noted, self._noted = sorted(self._noted), set()
+            is_lost, self._is_lost = self._is_lost, False
+        if is_lost:
+            opened.catch_up.forget()
+        is_done = self._fold_noted(opened, noted, is_late)
+        partial = opened.catch_up.look(_FOREVER_MS if budget_ms is None else budget_ms, anew=anew or not is_done)
+        self._settle(opened)
+        return partial
+
+    def _fold_noted(self, opened: _Open, paths: Sequence[str], is_late: Callable[[], bool]) -> bool:
+        """Whether all of it was folded."""
+        found = {path: locate(self._parts.home, path, self._parts.files) for path in paths}
+        left = opened.runner.fold([Stale(each, known=True) for each in found.values() if each is not None], is_late)
+        gone = [path for path, each in found.items() if each is None]
+        if gone:
+            with opened.database.write() as transaction:
+                opened.runner.note_gone(transaction, gone, fresh=gone)
+        return not left.behind and not left.unread
+
+    def _settle(self, opened: _Open) -> None:
+        """Where an erased thread's rows were forgotten because its files are gone, no byte of them stays."""
+        runner = opened.runner
+        if runner.gone:
+            self._owes_scrub = self._owes_scrub or bool(self._parts.erased(sorted(runner.gone)))
+            runner.gone.clear()
+        if self._owes_scrub:
+            opened.database.scrub()
+            self._owes_scrub = False
+
+    def _look_for(self, opened: _Open, thread_id: str, budget_ms: int) -> None:
+        """Fold what the rollouts of one thread hold, as their names tell."""
+        if not self._mutex.acquire(timeout=budget_ms / 1000):
+            return
+        try:
+            stale = [each for each in opened.runner.scan() if each.found.name.thread_id == thread_id]
+            opened.runner.fold(stale, self._deadline(self._parts.clock.boot_ms(), budget_ms))
+        finally:
+            self._mutex.release()
+
+    def _deadline(self, started_ms: int, budget_ms: int | None) -> Callable[[], bool]:
+        return lambda: budget_ms is not None and self._parts.clock.boot_ms() >= started_ms + budget_ms
+
+    def _forget(self, opened: _Open, paths: Sequence[str], thread_ids: Sequence[str]) -> int:
+        database, runner, _ = opened
+        with self._mutex:
+            with database.write() as transaction:
+                known = {path for (path,) in transaction.rows(_KNOWN)}
+                named = {path for path in known if any(f"-{each}" in path.lower() for each in thread_ids)}
+                gone = sorted(named.union(paths))
+                count = sum(_count(transaction, table, gone) for table in self.tables)
+                runner.forget(transaction, gone)
+            for path in gone:
+                self.note(path)
+            database.scrub()
+        return count
+
+
+def discard(parts: Parts, name: str, shape: int) -> None:
+    """Remove the file of a side database, whoever has it open: they go on with a new one. Raises `StoreError`."""
+    state = parts.home.state
+    if state is None:
+        return
+    aside = quarantine(state, name, shape, options=parts.options, clock=parts.clock, files=parts.files)
+    if aside is not None:
+        with files_translated("remove", aside):
+            for entry in parts.files.scan(aside, op="side.discard"):
+                parts.files.remove(f"{aside}/{entry.name}", op="side.discard")
+            parts.files.remove_folder(aside, op="side.discard")
+
+
+def _check_failed(runner: SideRunner) -> None:
+    """An answer without what a projection's own fault left out would look like all there is."""
+    for path, failure in runner.failed.items():
+        more = "" if len(runner.failed) == 1 else f" ({len(runner.failed)} rollouts in all)"
+        raise ProjectionFailed(
+            f"{failure.message.removesuffix('.')}, folding {path}{more}.",
+            projection=failure.projection,
+            hint=failure.hint,
+            path=path,
+            offset=failure.offset,
+        ) from failure
+
+
+@contextlib.contextmanager
+def _reading_only(database: Database, transaction: Transaction) -> Iterator[None]:
+    """A file's read connections refuse writes by themselves; the one connection to memory has to be told."""
+    if database.path is not None:
+        yield
+        return
+    transaction.run("PRAGMA query_only = ON")
+    try:
+        yield
+    finally:
+        transaction.run("PRAGMA query_only = OFF")
+
+
+def _count(transaction: Transaction, table: str, streams: Sequence[str]) -> int:
+    row = transaction.row(
+        f"SELECT count(*) FROM {quoted(table)} WHERE stream IN (SELECT value FROM json_each(:streams))",  # noqa: S608
+        {"streams": msgspec.json.encode(list(streams)).decode()},
+    )
+    return 0 if row is None else int(row[0])
+
+
+_KNOWN = "SELECT stream FROM watermarks UNION SELECT path FROM failures"
+_OWE = "UPDATE watermarks SET version = :owed WHERE projection = :name AND version <= :version"

@@ -1,0 +1,143 @@
+"""Side databases beside the files: what the rows should be, folded anew into memory, and where they are not that.
+
+Every stream is folded from its beginning up to its watermark, into a database in memory with the same schema; its rows
+there and its rows in the file must be the same. What lies beyond a watermark, and a history that was rewritten, are lag
+and no difference: the next catch-up folds them. Memory is the rows of one stream.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from engine.errors import ProjectionFailed
+from engine.projections.fold import Folder
+from engine.projections.projection import Change, Projection
+from engine.projections.side import BOOKKEEPING, Parts, Side
+from engine.projections.threads import stream_of
+from engine.stores import watermarks
+from engine.stores.layout import Found, locate
+from engine.stores.rollouts import Source, open_source
+from engine.stores.schema import quoted
+from engine.stores.sqlite import Database, Transaction
+from engine.stores.watermarks import Watermark
+
+
+class SideDifference(NamedTuple):
+    """Where the rows of a side database are not what the files say.
+
+    `what` is `state` (that beside the watermark), `rows` (of one table and stream), `orphans` (rows of a stream that was
+    not followed) or `failed` (the projection's own code). `stored` and `folded` are numbers of rows that only one has.
+    """
+
+    projection: str
+    what: str
+    path: str
+    table: str | None
+    stored: int
+    folded: int
+    message: str
+
+
+def compare_side(parts: Parts, side: Side) -> Iterator[SideDifference]:
+    """Every difference, in one snapshot of the rows. Writes nothing to the file. Raises `StoreError`."""
+    memory = Database.open(
+        None,
+        side.name,
+        side.shape,
+        migrations=BOOKKEEPING,
+        more=side.more,
+        options=parts.options,
+        clock=parts.clock,
+        files=parts.files,
+    )
+    try:
+        with side.database().read() as transaction:
+            yield from _Comparison(parts, side, transaction, memory).run()
+    finally:
+        memory.close()
+
+
+class _Comparison:
+    """One comparison under way, inside of one snapshot."""
+
+    def __init__(self, parts: Parts, side: Side, transaction: Transaction, memory: Database) -> None:
+        self._parts = parts
+        self._side = side
+        self._transaction = transaction
+        self._memory = memory
+
+    def run(self) -> Iterator[SideDifference]:
+        for (path,) in self._transaction.rows("SELECT DISTINCT stream FROM watermarks ORDER BY stream"):
+            found = locate(self._parts.home, path, self._parts.files)
+            if found is not None:
+                yield from self._stream(found)
+        yield from self._orphans()
+
+    def _stream(self, found: Found) -> Iterator[SideDifference]:
+        marks = watermarks.load(self._transaction, [found.path])[found.path]
+        path = self._parts.home.absolute(found.path, compressed=found.compressed)
+        source = open_source(path, compressed=found.compressed, files=self._parts.files, options=self._parts.options)
+        followed = 0
+        try:
+            for projection in self._side.projections:
+                mark = marks.get(projection.name)
+                if mark is None or mark.version != projection.version:
+                    continue
+                last = self._fold(found, source, projection, mark.offset)
+                if (last.offset, last.chain, last.tail) == (mark.offset, mark.chain, mark.tail):
+                    followed += 1
+                    if last.state != mark.state:
+                        message = "the stored state is not the fold of the bytes"
+                        yield SideDifference(projection.name, "state", found.path, None, 1, 1, message)
+        except ProjectionFailed as failure:
+            yield SideDifference(failure.projection, "failed", found.path, None, 0, 0, failure.message)
+        finally:
+            source.close()
+        if followed == len(self._side.projections):
+            yield from self._rows(found.path)
+        with self._memory.write() as transaction:
+            for projection in self._side.projections:
+                projection.forget(transaction, [found.path])
+
+    def _fold(self, found: Found, source: Source, projection: Projection, end: int) -> Watermark:
+        """Write the rows of a stream up to an offset into memory, piece by piece; where that came to."""
+        options = self._parts.options
+        folder = Folder([projection], options, decode=self._side.decode, piece_bytes=options.piece_bytes)
+        stream = stream_of(found.path)
+        marks: dict[str, Watermark] = {}
+        while True:
+            (folded,) = folder.fold(stream, source, marks, compressed=found.compressed, end=end)
+            state = projection.decode(folded.mark.state)
+            change = Change(stream, found.compressed, state, folded.anew, folded.emitted)
+            with self._memory.write() as transaction:
+                projection.write(transaction, [change])
+            if not watermarks.is_unfinished(folded.mark):
+                return folded.mark
+            marks = {projection.name: folded.mark}
+
+    def _rows(self, path: str) -> Iterator[SideDifference]:
+        with self._memory.read() as memory:
+            for table in self._side.tables:
+                stored, folded = (_rows_of(each, table, path) for each in (self._transaction, memory))
+                if stored != folded:
+                    more, fewer = (stored - folded).total(), (folded - stored).total()
+                    message = (
+                        f"{more} rows of {table} are not what the rollout says, and {fewer} that it says are missing"
+                    )
+                    yield SideDifference(self._side.name, "rows", path, table, more, fewer, message)
+
+    def _orphans(self) -> Iterator[SideDifference]:
+        for table in self._side.tables:
+            for path, count in self._transaction.rows(
+                f"SELECT stream, count(*) FROM {quoted(table)}"  # noqa: S608
+                " WHERE stream NOT IN (SELECT stream FROM watermarks) GROUP BY stream ORDER BY stream"
+            ):
+                message = f"{count} rows of {table} are of a rollout that was not followed"
+                yield SideDifference(self._side.name, "orphans", path, table, count, 0, message)
+
+
+def _rows_of(transaction: Transaction, table: str, path: str) -> Counter[Any]:
+    rows = transaction.rows(f"SELECT * FROM {quoted(table)} WHERE stream = :path", {"path": path})  # noqa: S608
+    return Counter(rows)
