@@ -17,6 +17,7 @@ from engine.projections.fold import Folder
 from engine.projections.projection import Piece, Projection
 from engine.projections.registry import BUILT_IN
 from engine.projections.threads import stream_of
+from engine.projections.turns import Turns
 from engine.stores.files import FileStat
 from engine.testing import rollout_lines
 
@@ -140,7 +141,7 @@ def check_pieces(projection, data):
         assert part.mark.offset == whole.mark.offset == len(data)
 
 
-@pytest.mark.parametrize("projection", BUILT_IN, ids=lambda projection: projection.name)
+@pytest.mark.parametrize("projection", [*BUILT_IN, Turns()], ids=lambda projection: projection.name)
 def test_a_built_in_projection_keeps_the_contract(projection):
     check_contract(projection)
 
