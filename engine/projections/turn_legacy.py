@@ -81,10 +81,7 @@ def _started(state: TurnsState, record: Record[TaskStarted], offset: int) -> boo
     turn = state.digest_of(turn_id)
     if kept.current is not None and kept.current.turn == turn:
         return False
-    if turn in kept.turns:
-        # Begun again: its row stays, and is no longer the last one.
-        kept.row = None
-    else:
+    if turn not in kept.turns:
         started = seconds_as_ms(record.payload.started_at)
         at_ms = record_ms(record) if started is None else started
         state.begin(turn_id, turn, record, offset, status=OPEN, at_ms=at_ms)
@@ -242,7 +239,10 @@ def _add(
         current.items, current.reasoning = True, None
     else:
         current = None
-    if item_id and turn is not None and (current is not None or turn in kept.turns):
+    is_known = current is not None or turn in kept.turns
+    if not item_id and not is_known:
+        return  # it would take a number, and whether it is dropped is not known here
+    if item_id and is_known:
         first = state.remember_item(turn, item_id, offset)
         if first is not None:
             state.operations.append(Again(first, offset, state.length, number))

@@ -151,7 +151,7 @@ _ADD_CHECKED = """
     INSERT OR REPLACE INTO items (rollout, "offset", length, type, ordinal, created_at_ms, turn, number)
     SELECT :rollout, :offset, :length, :type, :ordinal, :created_at_ms, :turn,
         :number + coalesce((SELECT items FROM rollbacks WHERE rollout = :rollout AND "offset" = :since), 0)
-    WHERE NOT :late OR EXISTS (SELECT 1 FROM turns WHERE rollout = :rollout AND turn = :turn)
+    WHERE NOT :late OR EXISTS (SELECT 1 FROM turns WHERE rollout = :rollout AND turn = :turn AND "offset" < :offset)
 """
 
 _REPLACE = """

@@ -120,6 +120,16 @@ def test_q2_items_page_for_the_thread_and_for_one_turn(indexed):
     assert index.items(THREAD, turn_id="t3").items == []
 
 
+def test_q2_items_of_a_legacy_thread_are_listed_too_without_those_of_turns_that_are_not_there(indexed):
+    lines = Lines("legacy").started("t1").said().complete("t1").started("t2").said()
+    for call_id, turn_id in (("late", "t1"), ("lost", "never"), ("own", "t2")):
+        lines.event("exec_command_end", call_id=call_id, turn_id=turn_id, command=["ls"])
+    index = indexed({path_of(): lines.event("agent_reasoning", text="a").event("agent_reasoning", text="b")})
+    expected = [("t1", "item-1"), ("t2", "item-2"), ("t1", "late"), ("t2", "own"), ("t2", "item-3")]
+    assert [(item.turn_id, item.item["id"]) for item in index.items(THREAD).items] == expected
+    assert item_ids(index.items(THREAD, turn_id="t1")) == ["item-1", "late"]
+
+
 def forked(parent_turns=3, child_turns=2, **at):
     """A parent and a child that goes on from its end, or from where it stood after `at` turns."""
     parent = many(at.get("at", parent_turns))

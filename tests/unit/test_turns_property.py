@@ -127,11 +127,15 @@ def check_sense(found):
 
 A = b'{"timestamp":"2026-01-05T09:00:00.000Z","type":"event_msg","payload":%s}\n'
 USER = A % b'{"type":"user_message","message":"x"}'
+PLAN = A % b'{"type":"item_completed","turn_id":"a","item":{"type":"Plan","id":"1","text":"x"}}'
+START = A % b'{"type":"task_started","turn_id":"a"}'
 THOUGHT = A % b'{"type":"agent_reasoning","text":"x"}'
 
 
 @example((USER + THOUGHT + THOUGHT, [len(USER + THOUGHT), len(USER + THOUGHT * 2)]), 100)
 @example((USER + THOUGHT + USER + USER, [len(USER) - 1, len(USER), len(USER + THOUGHT), len(USER * 3 + THOUGHT)]), 16)
+# What the first version got wrong: an item before the beginning of its turn, in one piece with it.
+@example((PLAN + START, [len(PLAN), len(PLAN + START)]), 100)
 @settings(max_examples=150)
 @given(logs(), st.sampled_from(BLOCKS))
 def test_indexing_in_any_pieces_is_indexing_once(cut, block_bytes):
