@@ -92,13 +92,24 @@ def _write_stretch(transaction: Transaction, number: int, operations: Sequence[A
         {"rollout": number, **each._asdict()} for each in _of(operations, Again)
     ])  # fmt: skip
     transaction.run_many(_ADD_PART, [(number, *each) for each in _of(operations, Part)])
+    said: dict[tuple[str, int], Said] = {}
     for each in operations:
         if isinstance(each, Said):
-            transaction.run(_SAY[each.what], {"rollout": number, **each._asdict()})
+            # Of a turn's messages the first of the user and the last of the agent count; an end comes in between.
+            if each.what != "first_user" or (each.what, each.turn) not in said:
+                said[each.what, each.turn] = each
         elif isinstance(each, Failure):
             transaction.run(_FAIL, {"rollout": number, **each._asdict()})
         elif isinstance(each, Ended):
+            _say(transaction, number, said)
             _end(transaction, number, each)
+    _say(transaction, number, said)
+
+
+def _say(transaction: Transaction, number: int, said: dict[tuple[str, int], Said]) -> None:
+    for each in said.values():
+        transaction.run(_SAY[each.what], {"rollout": number, **each._asdict()})
+    said.clear()
 
 
 def _of(operations: Sequence[Any], wanted: type[T]) -> list[T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conversing import AT_MS, PARENT, THREAD, Lines, path_of
-from tests.indexing import Indexed, written_home
+from tests.indexing import Indexed, rows, written_home
 
 
 @pytest.fixture
@@ -319,3 +319,16 @@ def test_explicit_turns_stay_when_they_are_empty_and_summaries_show_the_last_mes
     turn = index.turns(THREAD).turns[0]
     index.close()
     assert [item.get("text") or item["content"][0]["text"] for item in turn.items] == ["a", "2"]
+
+
+def test_n8_nothing_of_a_turn_that_was_taken_back_is_left(full, tmp_path):
+    """Thoughts of several records, and an item that came for it after another turn had begun."""
+    lines = legacy().started("t1").said().complete("t1").started("t2").event("agent_reasoning", text="a")
+    lines.event("agent_reasoning", text="b").started("t3").said()
+    ran(lines, "late", "t2").event("thread_rolled_back", num_turns=2).said()
+    assert ids(full(lines)) == [("t1", "completed", ["item-1"]), ("rollout-11", "completed", ["item-2"])]
+    index = Indexed(tmp_path)
+    found = rows(index.database, path_of())
+    index.close()
+    assert [item[0] for item in found["items"]] == [lines.offset(2), lines.offset(11)]
+    assert found["parts"] == []

@@ -249,3 +249,16 @@ def test_p17_p7_what_was_forgotten_leaves_no_row(indexed):
         left = [transaction.row(f"SELECT count(*) FROM {table}")[0] for table in ("rollouts", "turns", "items")]
     assert left == [0, 0, 0]
     assert shown(index) == []
+
+
+def test_a_rollout_that_is_folded_anew_has_no_row_of_what_it_was_before(indexed, tmp_path):
+    index = indexed(Lines().turn("t1").turn("t2"))
+    written_home(tmp_path, {path_of(): Lines().turn("other").lines})
+    index.index()
+    assert shown(index) == [("other", "completed", ["other-u", "other-a"])]
+
+
+def test_a_mark_before_an_item_that_is_the_first_line_is_no_part_of_it(indexed):
+    lines = Lines().started("t1").user("t1", "u").complete("t1")
+    index = indexed([b"\xef\xbb\xbf" + lines.lines[2], lines.lines[3]])
+    assert shown(index) == [("t1", "completed", ["u"])]
