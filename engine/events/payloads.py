@@ -14,6 +14,8 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from engine.events.kinds import ITEM_COMPLETED, TURN_ITEMS
+
 ORDINAL_MAX = (1 << 63) - 1
 """The largest number of a record that a signed column can hold; no file comes near it."""
 
@@ -55,6 +57,7 @@ class SessionMeta(Struct):
     forked_from_id: str | None = None
     parent_thread_id: str | None = None
     history_base: HistoryBase | None = None
+    attached_thread: bool | None = None
     subagent_history_start_ordinal: Annotated[int, Meta(ge=0, le=ORDINAL_MAX)] | None = None
     rolloutdb: Raw = Raw()
     git: Git | UnsetType | None = UNSET
@@ -108,8 +111,64 @@ class TokenCount(Struct):
 
 
 class TaskStarted(Struct):
-    """`event_msg.task_started` (alias `turn_started`)."""
+    """`event_msg.task_started` (alias `turn_started`). Times here are Unix seconds."""
 
+    turn_id: str | None = None
+    started_at: int | float | None = None
+
+
+class TaskEnded(Struct):
+    """`event_msg.task_complete` (alias `turn_complete`), and `event_msg.turn_aborted`, which has no error."""
+
+    turn_id: str | None = None
+    error: Raw = Raw()
+    started_at: int | float | None = None
+    completed_at: int | float | None = None
+    duration_ms: int | float | None = None
+
+
+class ThreadRolledBack(Struct):
+    """`event_msg.thread_rolled_back`: the last turns count no more."""
+
+    num_turns: int = 0
+
+
+class Failed(Struct):
+    """`event_msg.error`."""
+
+    codex_error_info: Raw = Raw()
+
+
+class Mark(Struct):
+    """A record whose being there is all that is looked at."""
+
+
+class AgentMessage(Struct):
+    """`event_msg.agent_message`."""
+
+    message: str = ""
+    phase: str | None = None
+
+
+class Reasoning(Struct):
+    """`event_msg.agent_reasoning`, and `event_msg.agent_reasoning_raw_content`."""
+
+    text: str = ""
+
+
+class Review(Struct):
+    """`event_msg.entered_review_mode` and `event_msg.exited_review_mode`; old releases wrote neither id."""
+
+    turn_id: str | None = None
+    item_id: str | None = None
+
+
+class Call(Struct):
+    """The end of a tool's call, by the names that the kinds have for its ids."""
+
+    call_id: str | None = None
+    event_id: str | None = None
+    target_item_id: str | None = None
     turn_id: str | None = None
 
 
@@ -130,16 +189,36 @@ class ContentPart(Struct):
     text: str | None = None
 
 
+class CompletedItem(Struct):
+    """What every item has; an agent's message has a phase, a plan a text, an extension a kind."""
+
+    id: str | None = None
+    phase: str | None = None
+    text: str | None = None
+    kind: str | None = None
+
+
+class ItemCompleted(Struct):
+    """`event_msg.item_completed`, whatever the item."""
+
+    item: CompletedItem
+    turn_id: str | None = None
+    started_at_ms: int | float | None = None
+
+
 class UserItem(Struct):
     """The item of `event_msg.item_completed.UserMessage`."""
 
     content: list[ContentPart] = []
+    id: str | None = None
 
 
 class UserItemCompleted(Struct):
     """`event_msg.item_completed` that holds a user message."""
 
     item: UserItem
+    turn_id: str | None = None
+    started_at_ms: int | float | None = None
 
 
 class Goal(Struct, rename="camel"):
@@ -169,7 +248,19 @@ class SpawnSource(Struct):
     agent_type: str | None = None
 
 
+CALLS = frozenset(
+    f"event_msg.{tag}"
+    for tag in (
+        "exec_command_end patch_apply_end mcp_tool_call_end web_search_end image_generation_end view_image_tool_call "
+        "dynamic_tool_call_request dynamic_tool_call_response collab_agent_spawn_end collab_agent_interaction_end "
+        "collab_waiting_end collab_close_end collab_resume_end sub_agent_activity guardian_assessment"
+    ).split()
+)
+"""Events of legacy rollouts that tell of one call of a tool; a call's later event replaces its earlier one."""
+
 TYPED: dict[str, type[Struct]] = {
+    **{f"{ITEM_COMPLETED}.{tag}": ItemCompleted for tag in TURN_ITEMS},
+    **dict.fromkeys(CALLS, Call),
     "session_meta": SessionMeta,
     "turn_context": TurnContext,
     "event_msg.thread_settings_applied": ThreadSettingsApplied,
@@ -178,5 +269,16 @@ TYPED: dict[str, type[Struct]] = {
     "event_msg.user_message": UserMessage,
     "event_msg.item_completed.UserMessage": UserItemCompleted,
     "event_msg.thread_goal_updated": GoalUpdated,
+    "event_msg.task_complete": TaskEnded,
+    "event_msg.turn_aborted": TaskEnded,
+    "event_msg.thread_rolled_back": ThreadRolledBack,
+    "event_msg.error": Failed,
+    "event_msg.context_compacted": Mark,
+    "compacted": Mark,
+    "event_msg.agent_message": AgentMessage,
+    "event_msg.agent_reasoning": Reasoning,
+    "event_msg.agent_reasoning_raw_content": Reasoning,
+    "event_msg.entered_review_mode": Review,
+    "event_msg.exited_review_mode": Review,
 }
 """Which struct a kind's payload decodes to; a kind that is not here keeps its payload raw."""

@@ -67,10 +67,11 @@ _ALIASED = {f"{kind.partition('.')[0]}.{alias}": kind for kind, alias in ALIASES
 _ENVELOPE: msgspec.json.Decoder[Record[Raw]] = msgspec.json.Decoder(Record[Raw])
 _TAG = msgspec.json.Decoder(_Tag)
 _ITEM_TAG = msgspec.json.Decoder(_ItemTag)
-_LINES: dict[str, msgspec.json.Decoder[Record[Any]]] = {
-    kind: msgspec.json.Decoder(Record[payload])  # type: ignore[valid-type]
-    for kind, payload in TYPED.items()
+_DECODERS: dict[type[Struct], msgspec.json.Decoder[Record[Any]]] = {
+    payload: msgspec.json.Decoder(Record[payload])  # type: ignore[valid-type]
+    for payload in set(TYPED.values())
 }
+_LINES = {kind: _DECODERS[payload] for kind, payload in TYPED.items()}
 
 
 def decode(line: bytes) -> Record[Raw]:

@@ -42,12 +42,14 @@ _ITEM_WORD_AT = _ITEM_TAG_AT + len(_ITEM_TAG)
 class Hit(NamedTuple):
     """A line somebody asked for: its bytes are `block[start:end]`, without the newline.
 
-    `kind` is None where the head is not canonical and only a decode can tell.
+    `kind` is None where the head is not canonical and only a decode can tell. `before` counts the canonical lines before
+    it in the same skim.
     """
 
     start: int
     end: int
     kind: str | None
+    before: int = 0
 
 
 class Skimmed(NamedTuple):
@@ -63,7 +65,7 @@ class Skim:
 
     `kinds` are handed out whenever they come; `latest` are those of which only the newest with an effect counts. A kind
     may be `type`, `type.tag`, or `event_msg.item_completed.ItemTag`; a kind stands for all that are below it, and lines
-    of a kind that has others below it are handed out with kind None.
+    of a kind that has others below it are handed out with kind None, unless the one below was asked for by its own name.
     """
 
     def __init__(self, kinds: Iterable[str], latest: Iterable[str] = ()) -> None:
@@ -88,6 +90,7 @@ class Skim:
                 self._heads.append((f'"type":"{type_}","payload":{{"type":"{alias}"'.encode(), kind))
         self._prefixes = tuple(head for head, _ in self._heads)
         self._item_prefixes = tuple(head for head, _ in self._item_tags)
+        self._item_kinds = {head[:-1]: kind for head, kind in self._item_tags}
         self._items = _ITEM_HEAD[: -len(_ITEM_THREAD)] if self._item_tags else None
         self._watched = tuple(f'"type":"{type_}"'.encode() for type_ in sorted(types))
         self._tagged = tuple(
@@ -132,27 +135,26 @@ class Skim:
                 if shift < 0:
                     shift = after_time
                     if block[at:stop].strip(_BLANK):
-                        hits.append(Hit(at, stop, None))
+                        hits.append(Hit(at, stop, None, canonical))
                     at = stop + 1
                     continue
             canonical += 1
             if starts(watched, where):
                 if starts(prefixes, where):
                     kind = self._kind_at(block, where)
-                    (latest if kind in latest_kinds else hits).append(Hit(at, stop, kind))
-                elif starts(undecided, where):
-                    canonical -= 1
-                    hits.append(Hit(at, stop, None))
+                    (latest if kind in latest_kinds else hits).append(Hit(at, stop, kind, canonical - 1))
                 elif items is not None and starts(items, where):
-                    if not _has_canonical_item(block, where):
-                        canonical -= 1
-                        hits.append(Hit(at, stop, None))
-                    elif starts(item_tags, where + item_word_at):
-                        hits.append(Hit(at, stop, self._item_kind_at(block, where + item_word_at)))
-                elif not starts(tagged, where):
-                    # A type that is asked for, and what follows it is not canonical.
+                    if not (told := _has_canonical_item(block, where)) or not starts(item_tags, where + item_word_at):
+                        if not told or starts(undecided, where):
+                            canonical -= 1
+                            hits.append(Hit(at, stop, None, canonical))
+                    else:
+                        kind = self._item_kind_at(block, where + item_word_at)
+                        hits.append(Hit(at, stop, kind, canonical - 1))
+                elif starts(undecided, where) or not starts(tagged, where):
+                    # Asked for whatever is below it, or a type that is asked for and what follows it is not canonical.
                     canonical -= 1
-                    hits.append(Hit(at, stop, None))
+                    hits.append(Hit(at, stop, None, canonical))
             at = stop + 1
         return Skimmed(hits, latest, canonical)
 
@@ -163,10 +165,7 @@ class Skim:
         raise AssertionError("a prefix of the tuple matched and none of the list does")
 
     def _item_kind_at(self, block: bytes | bytearray, where: int) -> str:
-        for head, kind in self._item_tags:
-            if block.startswith(head, where):
-                return kind
-        raise AssertionError("an item tag of the tuple matched and none of the list does")
+        return self._item_kinds[bytes(block[where : block.find(b'"', where)])]
 
 
 def canonical_time(block: bytes | bytearray, start: int) -> str:

@@ -22,7 +22,7 @@ from engine.events.kinds import above
 from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode, decode_as, kind_of, time_ms
 from engine.events.skim import Hit, Skim, canonical_ordinal, canonical_time, is_canonical
 from engine.options import Options
-from engine.projections.projection import Piece, Projection, Stream
+from engine.projections.projection import Piece, Place, Placed, Projection, Stream
 from engine.stores.digests import BLOCK_BYTES, Chain, tail_digest
 from engine.stores.files import FileStat
 from engine.stores.rollouts import TOO_LONG, Block, Source, blocks
@@ -122,7 +122,7 @@ class Folder:
         if names not in self._plans:
             always = _by_kind([fold.projection.kinds for fold in folds])
             newest = _by_kind([fold.projection.latest for fold in folds])
-            self._plans[names] = _Plan(Skim(always, frozenset(newest) - frozenset(always)), always, newest)
+            self._plans[names] = _Plan(Skim(always, frozenset(newest) - frozenset(always)), always, newest, {})
         return self._plans[names]
 
 
@@ -132,17 +132,20 @@ class _Plan(NamedTuple):
     skim: Skim
     always: dict[str, list[int]]
     newest: dict[str, list[int]]
+    askers: dict[tuple[bool, str], list[int]]
+    """What was worked out of these, by whether it is of `always`, and kind."""
 
 
 class _Fold:
     """One projection's part of a run."""
 
-    __slots__ = ("aside", "divergence", "mark", "projection", "state")
+    __slots__ = ("aside", "divergence", "mark", "place", "projection", "state")
 
     def __init__(self, projection: Projection, stream: Stream, mark: Watermark | None, divergence: str | None) -> None:
         self.projection = projection
         self.mark = mark
         self.divergence = divergence
+        self.place = projection.place if isinstance(projection, Placed) else None
         self.state = projection.start(stream) if mark is None else projection.decode(mark.state)
         self.aside: list[SetAside] = []
 
@@ -155,7 +158,8 @@ class _Run:
         self._options = folder.options
         self._decode = folder.decode
         self._piece_bytes = folder.piece_bytes
-        self._skim, self._always, self._newest = folder.plan_of(folds)
+        self._plan = folder.plan_of(folds)
+        self._skim, self._always, self._newest = self._plan.skim, self._plan.always, self._plan.newest
         self._stream = stream
         self._source = source
         self._folds = folds
@@ -235,15 +239,17 @@ class _Run:
     def _take_lines(self, block: Block) -> None:
         data, end = block.data, block.end
         found = self._skim.scan(data, 0, end)
+        before = self._records
         self._records += found.canonical
         self._is_ascii = data.isascii()
         odd: dict[int, Record[Any]] = {}
         latest = found.latest
         for hit in found.hits:
+            passed = before + hit.before + len(odd)
             if hit.kind is not None:
-                self._apply(block, hit)
+                self._apply(block, hit, passed)
             elif (known := self._tell(block, hit, odd)) is not None:
-                self._apply(block, known)
+                self._apply(block, known, passed)
                 latest = sorted([*latest, known])
         self._apply_latest(block, latest)
         self._note_times(data, end, odd)
@@ -263,7 +269,7 @@ class _Run:
         odd[hit.start] = record
         return hit._replace(kind=kind_of(record))
 
-    def _apply(self, block: Block, hit: Hit) -> None:
+    def _apply(self, block: Block, hit: Hit, before: int) -> None:
         """Decode one record of a kind that always counts, and apply it for all who asked for it."""
         if hit.kind is None:
             return
@@ -277,6 +283,8 @@ class _Run:
             self._set_aside(askers, offset, line, hit.kind, rejected.reason)
             return
         for fold in askers:
+            if fold.place is not None:
+                fold.place(fold.state, Place(offset, hit.end - hit.start, before))
             try:
                 fold.projection.apply(fold.state, record, hit.kind, offset)
             except ValueError as error:
@@ -305,9 +313,10 @@ class _Run:
 
     def _askers(self, kind: str, asked: dict[str, list[int]]) -> list[_Fold]:
         """Who asked for this kind, or for one above it."""
-        places = asked.get(kind)
+        places = self._plan.askers.get((asked is self._always, kind))
         if places is None:
-            places = sorted({place for each in above(kind) for place in asked.get(each, [])})
+            places = sorted({place for each in (kind, *above(kind)) for place in asked.get(each, [])})
+            self._plan.askers[asked is self._always, kind] = places
         return [self._folds[place] for place in places]
 
     def _note_times(self, data: bytes | bytearray, end: int, odd: dict[int, Record[Any]]) -> None:

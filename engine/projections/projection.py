@@ -5,7 +5,8 @@ record at a time, in the stream's order, and answers whether it had an effect. O
 record that has an effect is applied, once for each piece that is folded; such a kind must move fields that no other kind
 moves, so that the cut into pieces cannot change the state. Fold state is encoded beside the watermark, so a catch-up
 never reads again what was folded. Where a stream gives many rows the state cannot hold them: a piece emits what it came
-to, and `write` upserts it by keys of the stream's own, so that the cut into pieces cannot change the rows either.
+to, and `write` upserts it by keys of the stream's own, so that the cut into pieces cannot change the rows either. One
+that needs to know where its records stand is `Placed` as well.
 
 A fold is pure: the same bytes give the same state, for any split into pieces. Built-in projections use nothing that this
 protocol does not offer.
@@ -14,7 +15,7 @@ protocol does not offer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from engine.events.record import Record
 from engine.stores.layout import RolloutName, is_archived
@@ -45,6 +46,14 @@ class Piece(NamedTuple):
     damaged: int
     first_at_ms: int | None
     last_at_ms: int | None
+
+
+class Place(NamedTuple):
+    """Where a record stands: its first byte, its bytes without the LF, and how many records of its piece are before it."""
+
+    offset: int
+    length: int
+    before: int
 
 
 class Change(NamedTuple):
@@ -114,4 +123,13 @@ class Projection(Protocol):
 
     def forget(self, transaction: Transaction, paths: Sequence[str]) -> None:
         """Remove what was written for streams that are gone."""
+        ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """What a projection may offer besides: to be told of each record that is to be applied where it stands."""
+
+    def place(self, state: Any, place: Place) -> None:
+        """Called before `apply` for each record of `kinds`."""
         ...

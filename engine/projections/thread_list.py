@@ -7,8 +7,6 @@ No filter is applied that the request does not name. Order is by record time.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -16,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.errors import InvalidCursor, InvalidRequest
+from engine.projections.cursors import decode_cursor, encode_cursor
 from engine.projections.threads import COLUMNS
 from engine.stores.layout import is_id
 from engine.stores.sqlite import Transaction, Value
@@ -260,18 +259,11 @@ def _count(transaction: Transaction, filters: Mapping[str, str], values: dict[st
 
 def _encode_cursor(row: ThreadRow, sort_key: str, *, inclusive: bool) -> str:
     value: int = getattr(row, f"{sort_key}_ms")
-    data = msgspec.json.encode(_Cursor(sort_key, value, row.id, inclusive))
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+    return encode_cursor(_Cursor(sort_key, value, row.id, inclusive))
 
 
 def _decode_cursor(text: str, sort_key: str) -> _Cursor:
-    try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        cursor = msgspec.json.decode(data, type=_Cursor)
-    except (binascii.Error, ValueError):
-        raise InvalidCursor(
-            f"{text!r} is not a cursor.", hint="Use next_cursor or backwards_cursor of a page."
-        ) from None
+    cursor = decode_cursor(text, _Cursor)
     if cursor.sort_key != sort_key:
         raise InvalidCursor(
             f"The cursor is of a list by {cursor.sort_key}, not by {sort_key}.", hint="Keep the sort key while paging."

@@ -4,11 +4,13 @@
 is xxh3_128 of the last ≤ 64 KiB before the offset. Together they cover every byte. Blocks are fixed, so both can be
 carried on from any offset and do not depend on batches, restarts or compression (they are of plain bytes). They
 guard against accidents, not against an attacker.
+
+An index has the digest of an id in its place: an id is up to seven times as long, and is in the rollout.
 """
 
 from __future__ import annotations
 
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 BLOCK_BYTES = 64 * 1024
 NO_CHAIN = bytes(16)
@@ -47,3 +49,9 @@ class Chain:
 def tail_digest(data: bytes | bytearray) -> bytes:
     """The digest of the last ≤ 64 KiB before an offset, given just those bytes."""
     return xxh3_128_digest(data)
+
+
+def id_digest(text: str) -> int:
+    """Eight bytes that stand for an id in an index, as a signed number."""
+    value = xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+    return value - (1 << 64) if value >> 63 else value

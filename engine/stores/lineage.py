@@ -55,12 +55,23 @@ def base_segment(home: Home, found: Found, resolve: Resolve, *, options: Options
     return None if base is None else _resolved(home, found, base, resolve, options, files)
 
 
+def shown_lineage(home: Home, found: Found, resolve: Resolve, *, options: Options, files: Files) -> list[Segment]:
+    """The segments whose turns a thread shows: a fork that is attached to its source shows its own alone.
+
+    Raises as `lineage` does.
+    """
+    meta = first_meta(home, found, options=options, files=files)
+    if meta is not None and meta.attached_thread:
+        return [Segment(found, None)]
+    return lineage(home, found, resolve, options=options, files=files)
+
+
 def read_lineage(
     home: Home, segments: list[Segment], *, options: Options, files: Files
 ) -> Iterator[tuple[Found, Located | Damage]]:
     """All records of a history, oldest first. The session_meta of a rollout that goes on from a base is its own."""
     for segment in segments:
-        source = _open(home, segment.found, options, files)
+        source = open_rollout(home, segment.found, options, files)
         try:
             for each in records(source, 0, segment.end, options):
                 yield segment.found, each
@@ -71,7 +82,7 @@ def read_lineage(
 def lines_backwards_of(home: Home, segments: Sequence[Segment], *, options: Options, files: Files) -> Iterator[bytes]:
     """The lines of a history without their LF, newest first, blank and damaged ones too. Raises OSError."""
     for segment in reversed(segments):
-        source = _open(home, segment.found, options, files)
+        source = open_rollout(home, segment.found, options, files)
         try:
             with (
                 contextlib.nullcontext(source)
@@ -87,7 +98,7 @@ def lines_backwards_of(home: Home, segments: Sequence[Segment], *, options: Opti
 
 def first_meta(home: Home, found: Found, *, options: Options, files: Files) -> SessionMeta | None:
     """The session_meta that a rollout begins with, or None. Reads its head only."""
-    source = _open(home, found, options, files)
+    source = open_rollout(home, found, options, files)
     try:
         for each in records(source, 0, None, options):
             if isinstance(each, Located):
@@ -136,7 +147,7 @@ def _resolved(home: Home, found: Found, base: _Base, resolve: Resolve, options: 
 
 def _check_end(home: Home, found: Found, parent: Found, end: int, options: Options, files: Files) -> None:
     """A base ends where one of its lines does, else it is not the file that the fork was made of."""
-    source = _open(home, parent, options, files)
+    source = open_rollout(home, parent, options, files)
     try:
         around = source.read_at(max(end - 1, 0), 2)
     finally:
@@ -150,7 +161,7 @@ def _check_end(home: Home, found: Found, parent: Found, end: int, options: Optio
     raise _broken(found, what, "Restore that rollout from a backup, or read the own part only.")
 
 
-def _open(home: Home, found: Found, options: Options, files: Files) -> Source:
+def open_rollout(home: Home, found: Found, options: Options, files: Files) -> Source:
     """The rollout in the form that it has now: it may have been compressed or brought back since it was found."""
     for _ in range(_LOOKS_MAX):
         path = home.absolute(found.path, compressed=found.compressed)

@@ -18,6 +18,7 @@ from engine.projections.own import guarded
 from engine.projections.projection import Piece, Projection
 from engine.projections.registry import BUILT_IN
 from engine.projections.threads import stream_of
+from engine.projections.turns import Turns
 from engine.stores.files import Files, FileStat
 from engine.testing import rollout_lines
 from tests.own import Heads, TokensPerDay
@@ -146,7 +147,7 @@ def check_pieces(projection, data, decoding=decode_as):
         assert part.mark.offset == whole.mark.offset == len(data)
 
 
-@pytest.mark.parametrize("projection", BUILT_IN, ids=lambda projection: projection.name)
+@pytest.mark.parametrize("projection", [*BUILT_IN, Turns()], ids=lambda projection: projection.name)
 def test_a_built_in_projection_keeps_the_contract(projection):
     check_contract(projection)
 

@@ -262,7 +262,7 @@ def test_a_token_total_is_any_number_that_can_be_held(total, expected):
 
 
 def test_a_kind_that_nobody_folds_decodes_raw_by_its_kind_too():
-    assert bytes(decode_as(line("compacted", '{"a": 1}'), "compacted").payload) == b'{"a": 1}'
+    assert bytes(decode_as(line("world_state", '{"a": 1}'), "world_state").payload) == b'{"a": 1}'
 
 
 def test_a_typed_decode_rejects_what_the_raw_one_rejects():

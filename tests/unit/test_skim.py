@@ -250,7 +250,7 @@ def test_blank_lines_are_neither_told_nor_handed_out():
 
 def test_a_last_line_without_its_newline_is_skimmed_too():
     line = f'{{"timestamp":"{TIME}","type":"session_meta","payload":{{"id":"a"}}}}'.encode()
-    ((start, end, kind),) = Skim(KINDS).scan(line, 0, len(line)).hits
+    ((start, end, kind, _),) = Skim(KINDS).scan(line, 0, len(line)).hits
     assert (start, end, kind) == (0, len(line), "session_meta")
 
 
@@ -290,4 +290,26 @@ def test_time_and_ordinal_of_a_canonical_line_are_read_in_place():
 def test_a_head_that_is_not_canonical_is_not_judged_by_its_looks(line):
     assert not is_canonical(line, 0, len(line))
     if line:
-        assert Skim(KINDS).scan(line, 0, len(line)).hits == [(0, len(line), None)]
+        assert Skim(KINDS).scan(line, 0, len(line)).hits == [(0, len(line), None, 0)]
+
+
+def test_an_item_that_was_asked_for_by_name_is_told_by_its_head_and_all_others_are_decoded():
+    def item(tag):
+        head = f'{{"timestamp":"{TIME}","type":"event_msg","payload":{{"type":"item_completed","thread_id":"{UUID}"'
+        return f'{head},"turn_id":"{UUID}","item":{{"type":"{tag}","id":"1"}}}}}}\n'.encode()
+
+    block = item("Plan") + item("NewThing") + item("Plan")
+    both = Skim({"event_msg.item_completed", "event_msg.item_completed.Plan"}).scan(block, 0, len(block))
+    assert [hit.kind for hit in both.hits] == ["event_msg.item_completed.Plan", None, "event_msg.item_completed.Plan"]
+    one = Skim({"event_msg.item_completed.Plan"}).scan(block, 0, len(block))
+    assert [hit.kind for hit in one.hits] == ["event_msg.item_completed.Plan"] * 2
+
+
+def test_a_hit_knows_how_many_lines_were_told_by_their_head_before_it():
+    made = list(rollout_lines(seed=1, size=60_000))
+    block = b"".join([*made[:5], b"garbage\n", *made[5:]])
+    skimmed = Skim({"turn_context", "event_msg.token_count"}, {"event_msg.task_started"}).scan(block, 0, len(block))
+    assert len(skimmed.hits) + len(skimmed.latest) > 4
+    for hit in [*skimmed.hits, *skimmed.latest]:
+        at = block.count(b"\n", 0, hit.start)
+        assert hit.before == at - (at > 5)
