@@ -294,7 +294,6 @@ class Side:
                 if partial is not None and thread_id is not None:
                     self._look_for(opened, thread_id.lower(), budget_ms)
             except _OLDER:
-                self.look_anew()
                 return _NOTHING_YET
         return partial
 

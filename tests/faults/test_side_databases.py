@@ -61,7 +61,9 @@ def locked(path: Path) -> Iterator[None]:
 def test_a_locked_side_database_keeps_nobody_waiting_and_answers_with_what_it_has(home: Path) -> None:
     with opened(home) as e:
         before = e.projections[NAME].rows(ALL)
-        with locked(home / "engine" / FILE):
+        with locked(home / "engine" / FILE), e.threads.create(cwd="/srv/app") as thread:
+            say(thread, "appended here, so the next answer folds it first")
+            assert e.projections[NAME].rows(ALL) == before
             check_everything_else(home, e)
             with e.projections[NAME].read() as snapshot:
                 assert list(snapshot.rows(ALL)) == before

@@ -309,7 +309,7 @@ class Words(engine.Projection):
 
     def write(self, transaction: engine.Transaction, changes: Any) -> None:
         transaction.run_many(
-            "INSERT INTO words VALUES (?, ?) ON CONFLICT (stream) DO UPDATE SET words = excluded.words",
+            "INSERT INTO words (stream, words) VALUES (?, ?) ON CONFLICT (stream) DO UPDATE SET words = excluded.words",
             [(change.stream.path, " ".join(change.state)) for change in changes],
         )
 
@@ -348,6 +348,19 @@ def test_an_erased_thread_is_out_of_files_of_every_shape(home: Path) -> None:
         look(e)
         e.threads.erase(thread, grace_s=None)
     assert holding(home) == []
+
+
+def test_an_erased_thread_is_out_of_a_file_that_was_made_with_another_schema(home: Path) -> None:
+    shutil.rmtree(home)
+    thread, _ = with_rows(home)
+
+    class Changed(Words):
+        schema = "CREATE TABLE words (stream TEXT NOT NULL PRIMARY KEY, words TEXT, more TEXT) STRICT"
+
+    with opened_to_remove(home, projections=[Changed(), Aside()]) as e:
+        e.threads.erase(thread, grace_s=None)
+        assert holding(home) == []
+        assert len(e.projections["words"].rows("SELECT * FROM words")) == 1
 
 
 def test_a_side_database_that_is_garbage_keeps_nothing_from_being_erased(home: Path) -> None:
