@@ -73,8 +73,12 @@ def audited(untouched, tmp_path):
         yield audit
 
 
+OTHERS = {each for each in CLASSES if each.startswith("codex_")} | {"wrong_rows"}
+"""Found by other audits, each with seeds of its own: test_foreign_audit.py, test_side.py."""
+
+
 def test_every_class_has_its_seed():
-    assert sorted(seed.__name__ for seed in SEEDS) == sorted(CLASSES)
+    assert sorted(seed.__name__ for seed in SEEDS) == sorted(CLASSES.keys() - OTHERS)
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -99,7 +103,7 @@ def test_a_seed_alone_gives_its_finding_and_no_other(audited, seed, deep):
 
 def test_all_seeds_at_once_give_all_findings(audited):
     report = audited([(seed, number) for number, seed in enumerate(SEEDS)])
-    assert len(report.findings) == len(CLASSES)
+    assert len(report.findings) == len(CLASSES.keys() - OTHERS)
     places = [(each.path or "", each.thread_id or "") for each in report.findings]
     assert places == sorted(places)
 

@@ -321,7 +321,7 @@ def test_an_edit_far_before_the_end_of_a_file_that_grew_is_told_by_fetch_and_men
         assert fetched.thread.first_user_message == expected.row["first_user_message"]
         assert fetched.history_rewritten
         assert [(found.class_, found.mend) for found in opened.audit().findings if found.severity == "error"] == [
-            ("rewritten_history", "rolloutdb rebuild")
+            ("rewritten_history", "rolloutdb repair")
         ]
         opened.rebuild()
         assert opened.threads.get(thread.id).first_user_message == expected.row["first_user_message"]

@@ -235,6 +235,8 @@ def test_what_is_trimmed_is_on_the_medium_before_the_cut(path: Path) -> None:
         ("sync_folder", "recorder.quarantine"),
         ("truncate", "recorder.trim"),
         ("sync", "recorder.sync"),
+        ("sync", "recorder.sync"),
+        *[("sync_folder", "recorder.sync_folder")] * 5,
     ]
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from itertools import combinations
 from random import Random
 
+import apsw
 import pytest
 
 import engine
@@ -257,21 +258,20 @@ def test_a_missing_index_is_a_damaged_database(broken):
     with opened._database.write() as transaction:
         transaction.run("DROP INDEX streams_by_thread")
     found = next(each for each in opened.audit().findings if each.class_ == "damaged_database")
-    assert "index streams_by_thread is missing" in found.message
+    assert "streams_by_thread is not as its migration makes it" in found.message
     assert opened.repair().left == []
 
 
 def test_only_a_deep_audit_compares_indexes_with_their_tables(broken):
-    """An index entry that is gone: `quick_check` does not look, `integrity_check` does."""
+    """An index whose entries are of another column: `quick_check` does not look, `integrity_check` does."""
     home, opened, _ = broken(leftover_file)
     opened.repair()
-    with opened._database.write() as transaction:
-        transaction.run("PRAGMA writable_schema = ON")
-        transaction.run(
-            "UPDATE sqlite_schema SET sql = replace(sql, 'created_at_ms DESC', 'updated_at_ms DESC')"
-            " WHERE name = 'threads_by_created'"
-        )
     opened.close()
+    change = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = 'threads_by_created'"
+    right, wrong = "created_at_ms DESC", "updated_at_ms DESC"
+    for sql, values in ((change, (right, wrong)), ("REINDEX threads_by_created", ()), (change, (wrong, right))):
+        with contextlib.closing(apsw.Connection(str(home / "engine/state_1.sqlite"))) as connection:
+            connection.execute(sql, values)
     with engine.open(str(home)) as again:
         assert again.audit().findings == []
         assert [each.class_ for each in again.audit(deep=True).findings] == ["damaged_database"]
