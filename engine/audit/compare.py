@@ -80,10 +80,18 @@ class _Look:
         decided = Decided(self._parts, looked, deep=self._deep)
         if self._rows and self._parts.home.state is not None:
             with contextlib.closing(empty(self._parts, self._parts.database.name)) as scratch:
-                yield from decided.run(scratch)
-            yield from decided.unfinished()
-        yield from decided.journal()
-        yield from Leftovers(self._parts, looked).run(rows=self._rows)
+                yield from self._told(decided.run(scratch))
+            yield from self._told(decided.unfinished())
+        yield from self._told(decided.journal())
+        yield from self._told(Leftovers(self._parts, looked).run(rows=self._rows))
+
+    def _told(self, found: Iterator[Finding]) -> Iterator[Finding]:
+        """A folder of the engine's own that cannot be read is a finding, and ends what is looked for in it."""
+        try:
+            yield from found
+        except OSError as error:
+            path = self._parts.shown(str(error.filename or self._parts.home.state))
+            yield finding("unreadable", f"{path} cannot be read: {error.strerror}", path=path)
 
 
 class _Patience:

@@ -60,7 +60,10 @@ class AuditParts(NamedTuple):
 
     def others_at_work(self) -> bool:
         """Whether another process has the tables open, so that what is seen may be in the middle of a change."""
-        return self.database.use_lock is not None and others_hold(self.database.use_lock, self.files)
+        try:
+            return self.database.use_lock is not None and others_hold(self.database.use_lock, self.files)
+        except OSError:
+            return True  # it cannot be told, so nothing is called wrong in haste
 
     def is_ours(self, found: Found) -> bool:
         """Whether this engine began the rollout; another program may use one that it did not. Raises OSError."""

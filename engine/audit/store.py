@@ -21,9 +21,20 @@ def damaged(parts: AuditParts, *, deep: bool) -> Iterator[Finding]:
         said = _damage(parts, database, deep=deep)
         if said:
             yield _finding(parts, database.name, database.path, said)
-    if parts.jobs is None and parts.home.state is not None:
+    if parts.jobs is None and parts.home.state is not None and not _opens(parts, "jobs"):
         message = "the jobs database cannot be opened; back-fills run without a lease"
         yield finding("damaged_database", message, field="jobs", why="look at what is in its place")
+
+
+def _opens(parts: AuditParts, name: str) -> bool:
+    """Whether a database that could not be opened when the engine was can be now."""
+    try:
+        Database.open(
+            parts.home.state, name, 1, migrations=name, options=parts.options, clock=parts.clock, files=parts.files
+        ).close()
+    except StoreError:
+        return False
+    return True
 
 
 def _finding(parts: AuditParts, name: str, path: str | None, said: list[str]) -> Finding:
@@ -39,15 +50,25 @@ def _finding(parts: AuditParts, name: str, path: str | None, said: list[str]) ->
 
 
 def _damage(parts: AuditParts, database: Database, *, deep: bool) -> list[str]:
+    """What is wrong with it. What the disk failed to give is asked for once more before it is told."""
     try:
-        said = database.integrity(quick=not deep)
-        if said != ["ok"]:
-            return [line.removeprefix("*** in database main ***\n") for line in said]
-        return [f"{name} is missing" for name in sorted(_wanted(parts, database) - _there(database))]
+        return _look(parts, database, deep=deep)
     except StoreBusy:
         raise
-    except StoreError as error:
-        return [error.message]
+    except StoreError:
+        try:
+            return _look(parts, database, deep=deep)
+        except StoreBusy:
+            raise
+        except StoreError as error:
+            return [error.message]
+
+
+def _look(parts: AuditParts, database: Database, *, deep: bool) -> list[str]:
+    said = database.integrity(quick=not deep)
+    if said != ["ok"]:
+        return [line.removeprefix("*** in database main ***\n") for line in said]
+    return [f"{name} is missing" for name in sorted(_wanted(parts, database) - _there(database))]
 
 
 def _wanted(parts: AuditParts, database: Database) -> set[str]:

@@ -25,6 +25,7 @@ from engine.projections.projection import Change, Piece, Stream
 from engine.projections.registry import BUILT_IN
 from engine.stores import migrate
 from engine.stores.files import Files
+from engine.stores.link import files_translated
 from engine.stores.migrate import Migration
 from engine.stores.schema import quoted, tables_of
 from engine.stores.sqlite import Transaction
@@ -165,7 +166,10 @@ class Guarded:
 
 def guarded(projections: Sequence[Projection], files: Files) -> list[Guarded]:
     """The projections that an application gave, each checked. Raises `ProjectionUnusable`."""
-    carried = migrate.load(BOOKKEEPING, files)
+    if not projections:
+        return []
+    with files_translated("open", BOOKKEEPING):
+        carried = migrate.load(BOOKKEEPING, files)
     found: list[Guarded] = []
     for own in projections:
         try:

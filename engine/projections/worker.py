@@ -124,7 +124,8 @@ class Hand:
                     return
                 marks = {each.projection: each.mark for each in folded}
         finally:
-            source.close()
+            with contextlib.suppress(OSError):  # what was read stands, and a close that fails has closed
+                source.close()
 
 
 def read_frame(stream: IO[bytes]) -> bytes | None:

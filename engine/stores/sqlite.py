@@ -27,7 +27,7 @@ from engine.options import Options
 from engine.stores import migrate
 from engine.stores.files import Files
 from engine.stores.link import BUSY, Link, Value, files_translated, replaced
-from engine.stores.locks import give_back, take_lock
+from engine.stores.locks import give_back, pause_s, take_lock
 from engine.stores.setup import Place, Setup, identity_of, quarantine, remove_older_shapes
 from engine.stores.soundness import header_damage, schema_damage
 
@@ -44,6 +44,9 @@ __all__ = [
 
 Values = Mapping[str, Value] | Sequence[Value]
 Row = tuple[Any, ...]
+
+_SWAPS_MAX = 3
+"""How often a file is opened again because another one took its place meanwhile."""
 
 LIBRARY_VERSION = apsw.sqlite_lib_version()
 LIBRARY_VERSION_MIN = "3.51.3"
@@ -129,6 +132,8 @@ class Database:
         self._place = place
         self._setup = setup
         self._closed = False
+        self._is_open = False
+        """Whether there is a file: not where it was set aside and no other could be opened yet."""
         self._mutex = threading.RLock()
         self._writer: Link | None = None
         self._readers: list[Link] = []
@@ -268,10 +273,15 @@ class Database:
         Of several processes that found the damage, one moves the file, and the new file of that one stays.
         """
         with self._mutex:
-            for link in (self._writer, *self._readers):
-                if link is not None:
-                    link.keep_wal(wanted=True)
-            self.close()
+            self._closed = True
+            return self._set_aside()
+
+    def _set_aside(self) -> str | None:
+        """Close all connections, and move the file away where it is still the one that was opened."""
+        for link in (self._writer, *self._readers):
+            if link is not None:
+                link.keep_wal(wanted=True)
+        self._drop()
         if self._place is None or self._identity is None:
             return None
         place, setup = self._place, self._setup
@@ -288,13 +298,12 @@ class Database:
     def replace(self) -> str | None:
         """Set the file aside, where it is still the one that was opened, and go on with a new or another's one.
 
-        The folder it went to, else None. Everything that holds this database goes on with it.
+        The folder it went to, else None. Everything that holds this database goes on with it; where no file can be opened
+        now, whoever needs it next tries again.
         """
         with self._mutex:
-            folder = self.quarantine()
-            if self._place is not None:
-                with files_translated("open", self._place.path):
-                    self._open_file(self._place)
+            folder = self._set_aside()
+            self._ensure_open()
         return folder
 
     def replace_once(self, opened: int) -> None:
@@ -307,15 +316,39 @@ class Database:
         """Close all connections; those in use by a reader when its block ends. A second call does nothing."""
         with self._mutex:
             self._closed = True
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-            while self._readers:
-                self._readers.pop().close()
-            if self._use_fd is not None:
-                with contextlib.suppress(OSError):  # a close that fails has given the lock back all the same
-                    give_back(self._use_fd, files=self._setup.files, op="sqlite.use")
-                self._use_fd = None
+            self._drop()
+
+    def _drop(self) -> None:
+        """Close what is open; under the mutex."""
+        self._is_open = False
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        while self._readers:
+            self._readers.pop().close()
+        if self._use_fd is not None:
+            with contextlib.suppress(OSError):  # a close that fails has given the lock back all the same
+                give_back(self._use_fd, files=self._setup.files, op="sqlite.use")
+            self._use_fd = None
+
+    def _ensure_open(self) -> None:
+        """Open the file where that failed when it was begun anew; waits for whoever is at it."""
+        if self._is_open or self._place is None:
+            return
+        with self._alone("open"):
+            if self._closed:
+                raise StoreUnavailable(f"{self.name} is closed", path=self.path, hint="open it again")
+            if not self._is_open:
+                with files_translated("open", self._place.path):
+                    self._open_what_is_there(self._place)
+
+    def _open_what_is_there(self, place: Place) -> None:
+        """A file that somebody puts another one in the place of, while it is opened, gives errors of all kinds."""
+        for tries in range(_SWAPS_MAX):
+            with contextlib.suppress(StoreUnavailable):
+                return self._open_file(place)
+            self._setup.clock.sleep(pause_s(tries, self._setup.clock))
+        return self._open_file(place)
 
     def _open_file(self, place: Place) -> None:
         setup = self._setup
@@ -327,7 +360,7 @@ class Database:
             with setup.lock(place, shared=False):
                 self._writer, self.quarantined = setup.make_ready(place)
                 self._hold(place)
-        self._closed = False
+        self._is_open = True
         self.opened += 1
 
     def _hold(self, place: Place) -> None:
@@ -392,6 +425,7 @@ class Database:
     def _reading_link(self) -> Link:
         with contextlib.suppress(IndexError):
             return self._readers.pop()
+        self._ensure_open()
         link = self._connect()
         with link.translated("open"):
             link.connection.execute("PRAGMA query_only = ON")
@@ -408,15 +442,13 @@ class Database:
             self.close()
 
     def _writing_link(self) -> Link:
+        self._ensure_open()
         if self._writer is None:
             self._writer = self._connect()
         return self._writer
 
     def _connect(self) -> Link:
         """One more connection to the same file; `StoreReplaced` where another file has taken its name."""
-        if self._closed:
-            with self._alone("open"):  # whoever begins it anew has the mutex till there is a file again
-                pass
         if self._closed or self._place is None:
             raise StoreUnavailable(f"{self.name} is closed", path=self.path, hint="open it again")
         setup, place = self._setup, self._place
