@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.errors import EngineError as EngineError
     from engine.events.record import Record as Record
+    from engine.follow import Followed as Followed
+    from engine.follow import Notice as Notice
     from engine.options import Options as Options
     from engine.projections.own import Projection as Projection
     from engine.projections.projection import Change as Change
@@ -31,6 +33,8 @@ __all__ = [
     "Change",
     "Engine",
     "EngineError",
+    "Followed",
+    "Notice",
     "Options",
     "Piece",
     "Projection",
@@ -45,6 +49,8 @@ _WHERE = {
     "Change": "engine.projections.projection",
     "Engine": "engine.runtime",
     "EngineError": "engine.errors",
+    "Followed": "engine.follow",
+    "Notice": "engine.follow",
     "Options": "engine.options",
     "Piece": "engine.projections.projection",
     "Projection": "engine.projections.own",

@@ -83,6 +83,10 @@ class ProjectionFailed(EngineError):
         self.projection = projection
 
 
+class InvalidToken(InvalidRequest):
+    """A follower's token is not one of ours, or was altered, or is of a follower of other threads."""
+
+
 class ThreadNotFound(EngineError):
     """No thread has this id."""
 

@@ -60,3 +60,9 @@ class Options:
 
     background_scan_s: float = 30.0
     """How often an open engine looks at the home by itself and catches up; 0 is never. More often costs a stat a file."""
+
+    follow_poll_ms: int = 100
+    """How often a follower looks at what is busy where no event tells of changes. Lower costs processor time, higher delay."""
+
+    follow_streams_warm: int = 1_000
+    """Streams whose digest a follower can carry on; of others it reads again what it gave, once they change."""

@@ -25,6 +25,7 @@ from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
 from engine.errors import EngineError, ReadOnlyHome, StoreError
+from engine.follow import Follower
 from engine.holdings import RemovalParts
 from engine.options import Options
 from engine.projections import facts
@@ -194,6 +195,27 @@ class Engine:
             files=self._files,
         )
 
+    def follow(self, threads: Sequence[str] | None = None, *, start: str = "now", decisions: bool = False) -> Follower:
+        """What is appended, by whomever, as it comes: an iterator of `Followed` records and `Notice`s, without any lock.
+
+        Of all threads, or of those with the ids in `threads`, also ones that are not there yet. `start` is `now`,
+        `beginning`, or the `token` of an earlier follower, which knows its threads. `decisions` adds what is decided
+        about the threads, from the journal. See `engine.follow`. Raises `InvalidRequest`, `InvalidToken`.
+        """
+        self._alive.check()
+        return Follower(
+            self._home,
+            self._journal,
+            self._history,
+            self._alive,
+            threads=threads,
+            start=start,
+            decisions=decisions,
+            options=self._options,
+            clock=self._clock,
+            files=self._files,
+        )
+
     def status(self) -> Status:
         """How the home stands: threads, lag, set-aside records, back-fill, counters, background."""
         self._alive.check()
@@ -308,12 +330,12 @@ class Engine:
         self._flush = Flush(
             home, database, self._runner, BUILT_IN, self._sides, options=options, clock=clock, files=files
         )
-        journal = Journal(home.state, options=options, clock=clock, files=files)
+        self._journal = journal = Journal(home.state, options=options, clock=clock, files=files)
         self._facts = Facts(home, database, journal, options=options, clock=clock, files=files)
         catch_up = CatchUp(home, self._runner, database, options=options, clock=clock, files=files)
         self._fresh = fresh = Fresh(database, self._flush, self._facts, catch_up, self._alive)
         self._rebuild = Rebuild(home, self._runner, database, self._backfill, self._facts, clock=clock, files=files)
-        history = History(home, database, fresh, options=options, files=files)
+        self._history = history = History(home, database, fresh, options=options, files=files)
         parts = WriterParts(home, self._flush, history, self._alive, self._counters, options, clock, files)
         self._writers = Writers(parts, journal, self._facts, version=__version__)
         removal = RemovalParts(

@@ -30,6 +30,7 @@ from engine.stores.alive import Alive
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
 from engine.stores.recorder import Appended, Counters, Durability, Position, Recorder
+from engine.stores.windows import Window
 from engine.stores.writer_lock import WriterLock
 from engine.turn import Turn
 
@@ -153,11 +154,19 @@ class Thread:
             self._recorder.begin()
             self._parts.flush.note(self._identity.path, {"session_meta"})
 
-    def read(self, start: Position | None = None) -> Iterator[StoredRecord]:
-        """The thread's records, oldest first, what it was forked from before its own; see `History.read`."""
+    def read(
+        self,
+        start: Position | None = None,
+        end: Position | None = None,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[StoredRecord]:
+        """The thread's records, oldest first, what it was forked from before its own; see `Threads.read`."""
         self._check()
         found = locate(self._parts.home, self._identity.path, self._parts.files)
-        return iter(()) if found is None else self._parts.history.read(found, start)
+        window = Window(start, end, limit, reverse)
+        return iter(()) if found is None else self._parts.history.read(found, window)
 
     def turn(self) -> Turn:
         """A new turn, to be used in a `with` block."""

@@ -19,6 +19,7 @@ from engine.projections.catchup import Partial
 from engine.projections.check import Checked, Checker, Difference, differences
 from engine.projections.fresh import Fresh
 from engine.projections.history import History, StoredRecord
+from engine.projections.model_context import ModelContext
 from engine.projections.registry import THREADS
 from engine.projections.thread_list import (
     Page,
@@ -36,8 +37,10 @@ from engine.receipts import Bundles, Redaction, Removal
 from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Home, is_id, locate
+from engine.stores.recorder import Position
 from engine.stores.sqlite import Database, Transaction
 from engine.stores.watermarks import Watermark
+from engine.stores.windows import Window
 from engine.writers import Writers
 
 
@@ -183,14 +186,31 @@ class Threads:
             return self._lost(row)
         return self._compared(stored, row, checked, mark)
 
-    def read(self, thread_id: str) -> Iterator[StoredRecord]:
+    def read(
+        self,
+        thread_id: str,
+        *,
+        start: Position | None = None,
+        end: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[StoredRecord]:
         """A thread's records, oldest first, what it was forked from before its own, without any lock.
 
-        Each is (ordinal, timestamp, kind, payload). Raises `ThreadNotFound`, `TruthGone`, `LineageBroken`,
-        `RolloutUnreadable`.
+        Only those behind `start` and as far as `end`, at most `limit` of them, newest first with `reverse`: positions are
+        what an append answered, or the `position` or `before` of a record. The cost is the window's, wherever it lies.
+        Raises `ThreadNotFound`, `TruthGone`, `LineageBroken`, `RolloutUnreadable`, `InvalidRequest`.
         """
         _, found = self._history.find(thread_id)
-        return self._history.read(found)
+        return self._history.read(found, Window(start, end, limit, reverse))
+
+    def model_context(self, thread_id: str) -> ModelContext:
+        """What has to be sent to a model so that it goes on where the thread ends, without any lock; always well-formed.
+
+        Raises `ThreadNotFound`, `TruthGone`, `LineageBroken`, `RolloutUnreadable`.
+        """
+        _, found = self._history.find(thread_id)
+        return self._history.model_context(found)
 
     def _stored(
         self, transaction: Transaction, thread_id: str

@@ -18,6 +18,10 @@ FAILED = 3
 INTERRUPTED = 130
 
 
+class Told(int):
+    """An exit code of which everything has been said."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and answer its exit code; `arguments` are those of the process where none are given."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -50,7 +54,7 @@ def _run(arguments: list[str]) -> int:
         code = app(arguments, prog_name="rolloutdb", standalone_mode=False)
     except SystemExit as error:  # typer's answer to a closed pipe, and to nothing else in this mode
         raise BrokenPipeError from error
-    if code == INTERRUPTED:
+    if code == INTERRUPTED and not isinstance(code, Told):
         raise KeyboardInterrupt  # typer answers a Ctrl-C by a code in some releases, by its own exception in others
     return code if isinstance(code, int) else DONE
 

@@ -485,6 +485,44 @@ def threads_import(
 app.add_typer(threads, name="threads")
 
 
+@app.command(
+    epilog=_epilog(
+        "rolloutdb follow --json | jq -c 'select(.what == \"record\") | .payload'",
+        f"rolloutdb follow --thread {_ID} --from beginning",
+        "rolloutdb follow --from @token.txt",
+    )
+)
+def follow(
+    context: typer.Context,
+    thread: Annotated[
+        list[str] | None, typer.Option("--thread", metavar="ID", help="Only this thread; may be repeated.")
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="now|beginning|TOKEN",
+            help="Where to begin; a token is what the command says when it is stopped, @FILE one in a file.",
+        ),
+    ] = "now",
+    decisions: Annotated[
+        bool, typer.Option("--decisions", help="Also what is decided about the threads, as names and archiving.")
+    ] = False,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line.")] = False,
+) -> int:
+    """Print what is appended to threads, as it comes.
+
+    By whomever it is written: it needs no lock and keeps no one from writing. Ctrl-C ends it; it then says a token, to go
+    on from there.
+    """
+    from engine.cli.follow import follow as run
+
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    return run(asked, thread, start, decisions=decisions)
+
+
 def _asked(context: typer.Context, here: Asked) -> Asked:
     """What was asked for here and further left; kept for the commands to the right."""
     asked = here.over(context.meta.get(_KEY, Asked()))

@@ -40,6 +40,20 @@ def print_json(document: Any) -> None:
     _write(text + "\n")
 
 
+def print_json_line(document: Any) -> None:
+    """One JSON document on one line, sent at once: for commands that stream."""
+    import msgspec
+
+    _write(msgspec.json.encode(document).decode("utf-8") + "\n")
+    sys.stdout.flush()
+
+
+def print_line(text: str) -> None:
+    """One line of text, sent at once."""
+    _write(f"{plain(text)}\n")
+    sys.stdout.flush()
+
+
 def remark(text: str) -> None:
     """A line on standard error."""
     sys.stderr.write("".join(plain(line) + "\n" for line in text.splitlines()))

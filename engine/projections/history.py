@@ -7,7 +7,8 @@ what is in the files now: a torn or damaged line is passed over, as everywhere.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,22 +17,52 @@ from engine.errors import InvalidRequest, LineageBroken, RolloutUnreadable, Thre
 from engine.events.record import kind_of
 from engine.options import Options
 from engine.projections.fresh import Fresh
+from engine.projections.model_context import ModelContext, read_context
 from engine.projections.thread_list import ThreadRow, get_thread
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, is_archived, is_id, locate
-from engine.stores.lineage import Segment, lineage, lines_backwards_of, read_lineage
+from engine.stores.lineage import Segment, lineage, lines_backwards_of
 from engine.stores.recorder import Position
-from engine.stores.rollouts import Damage, Located, open_source, records
+from engine.stores.rollouts import Located
 from engine.stores.sqlite import Database
+from engine.stores.windows import Part, Window, check_window, parts_of, read_parts
+
+WHOLE = Window()
+"""A thread's whole history, oldest first."""
 
 
 class StoredRecord(NamedTuple):
-    """A record as it was written. `ordinal` is None in a legacy rollout; `timestamp` is RFC 3339 text."""
+    """A record as it was written, and where. `ordinal` is None in a legacy rollout; `timestamp` is RFC 3339 text.
+
+    `offset` is where its line begins in its rollout, `length` its bytes with the LF.
+    """
 
     ordinal: int | None
     timestamp: str
     kind: str
     payload: Any
+    offset: int
+    length: int
+
+    @property
+    def position(self) -> Position:
+        """Where its stream stands behind it: as `start`, what follows it is read."""
+        return Position(self.ordinal, self.offset + self.length)
+
+    @property
+    def before(self) -> Position:
+        """Where its stream stood before it: as `end`, what comes before it is read."""
+        return Position(self.ordinal - 1 if self.ordinal else None, self.offset)
+
+
+def stored_record(found: Located) -> StoredRecord | None:
+    """A record with its payload decoded; None where that cannot be, because it is nested too deep."""
+    record = found.record
+    try:
+        payload = msgspec.json.decode(record.payload)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return StoredRecord(record.ordinal, record.timestamp, kind_of(record), payload, found.offset, found.length + 1)
 
 
 class History:
@@ -83,18 +114,16 @@ class History:
         found = sorted(self._located(_ROLLOUT, rollout_id), key=lambda each: is_archived(each.path))
         return found[0] if found else None
 
-    def read(self, found: Found, start: Position | None = None) -> Iterator[StoredRecord]:
-        """The records of a thread whose head this is, oldest first, ancestors' before its own.
+    def read(self, found: Found, window: Window = WHOLE) -> Iterator[StoredRecord]:
+        """The records of a thread whose head this is, ancestors' before its own; a window of them, in its order.
 
-        With `start`, a position that an append answered, only its own from there on. Raises `LineageBroken`, and on the
-        way `RolloutUnreadable`, and `InvalidRequest` where no record begins at `start`.
+        Raises `LineageBroken` and `InvalidRequest`, and on the way `RolloutUnreadable`, and `InvalidRequest` where no
+        record begins at an edge of the window. Memory does not grow with the window.
         """
+        check_window(window)
         with _readable(found):
-            if start is not None:
-                return self._decoded(found, self._behind(found, start.offset))
-            segments = lineage(self._home, found, self.resolve, options=self._options, files=self._files)
-        stored = read_lineage(self._home, segments, options=self._options, files=self._files)
-        return self._decoded(found, (each for _, each in stored))
+            parts = parts_of(self._home, found, window, self.resolve, options=self._options, files=self._files)
+        return islice(self._decoded(found, parts, reverse=window.reverse), window.limit)
 
     def lines_backwards(self, found: Found) -> Iterator[bytes]:
         """The lines of the thread whose head this is, newest first, its ancestors' behind its own.
@@ -114,31 +143,19 @@ class History:
             segments = [Segment(found, None)]
             yield from lines_backwards_of(self._home, segments, options=self._options, files=self._files)
 
-    def _behind(self, found: Found, offset: int) -> Iterator[Located | Damage]:
-        path = self._home.absolute(found.path, compressed=found.compressed)
-        source = open_source(path, compressed=found.compressed, files=self._files, options=self._options)
-        try:
-            if offset < 0 or (offset > 0 and source.read_at(offset - 1, 1) != b"\n"):
-                raise InvalidRequest(
-                    f"No record of {found.path} begins at byte {offset}.",
-                    hint="Give the position that an append or a turn answered.",
-                    path=found.path,
-                    offset=offset,
-                )
-            yield from records(source, offset, None, self._options)
-        finally:
-            source.close()
+    def model_context(self, found: Found) -> ModelContext:
+        """What a model is sent to go on where this rollout ends. Raises `LineageBroken`, `RolloutUnreadable`."""
+        with _readable(found):
+            parts = parts_of(self._home, found, WHOLE, self.resolve, options=self._options, files=self._files)
+            return read_context(self._home, parts, options=self._options, files=self._files)
 
-    def _decoded(self, head: Found, stored: Iterator[Located | Damage]) -> Iterator[StoredRecord]:
+    def _decoded(self, head: Found, parts: Sequence[Part], *, reverse: bool) -> Iterator[StoredRecord]:
         with _readable(head):
-            for each in stored:
-                if isinstance(each, Located):
-                    record = each.record
-                    try:
-                        payload = msgspec.json.decode(record.payload)
-                    except (msgspec.DecodeError, RecursionError):
-                        continue
-                    yield StoredRecord(record.ordinal, record.timestamp, kind_of(record), payload)
+            stored = read_parts(self._home, parts, reverse=reverse, options=self._options, files=self._files)
+            for _, each in stored:
+                record = stored_record(each) if isinstance(each, Located) else None
+                if record is not None:
+                    yield record
 
     def _located(self, sql: str, value: str) -> list[Found]:
         with self._database.read() as transaction:

@@ -123,6 +123,11 @@ class FramedSource:
         self._plain_at = [0, *accumulate(frame.plain for frame in frames)]
         self._held: tuple[int, bytes] = (-1, b"")
 
+    @property
+    def plain_size(self) -> int:
+        """How many plain bytes there are, by the table."""
+        return self._plain_at[-1]
+
     def read_at(self, offset: int, size: int) -> bytes:
         return self.read_range(offset, offset + size)
 

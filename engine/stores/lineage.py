@@ -8,7 +8,6 @@ ask for the own part only. Bases may be archived or compressed, also since they 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from engine.events.record import BYTE_ORDER_MARK, Rejected, decode_as
 from engine.options import Options
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
-from engine.stores.rollouts import Damage, Located, PlainSource, Source, lines_backwards, open_source, records, spooled
+from engine.stores.rollouts import Located, Source, lines_backwards, open_source, records, seekable
 
 GENERATIONS_MAX = 1000
 """Longer chains are taken for damage."""
@@ -66,30 +65,13 @@ def shown_lineage(home: Home, found: Found, resolve: Resolve, *, options: Option
     return lineage(home, found, resolve, options=options, files=files)
 
 
-def read_lineage(
-    home: Home, segments: list[Segment], *, options: Options, files: Files
-) -> Iterator[tuple[Found, Located | Damage]]:
-    """All records of a history, oldest first. The session_meta of a rollout that goes on from a base is its own."""
-    for segment in segments:
-        source = open_rollout(home, segment.found, options, files)
-        try:
-            for each in records(source, 0, segment.end, options):
-                yield segment.found, each
-        finally:
-            source.close()
-
-
 def lines_backwards_of(home: Home, segments: Sequence[Segment], *, options: Options, files: Files) -> Iterator[bytes]:
     """The lines of a history without their LF, newest first, blank and damaged ones too. Raises OSError."""
     for segment in reversed(segments):
         source = open_rollout(home, segment.found, options, files)
         try:
-            with (
-                contextlib.nullcontext(source)
-                if isinstance(source, PlainSource)
-                else spooled(source, files, options) as plain
-            ):
-                end = plain.stat.size if segment.end is None else segment.end
+            with seekable(source, files, options) as (plain, size):
+                end = size if segment.end is None else segment.end
                 for _, line, _ in lines_backwards(plain, end, options):
                     yield line
         finally:

@@ -304,6 +304,16 @@ def lines_backwards(source: Source, end: int, options: Options) -> Iterator[tupl
         yield 0, _joined(pieces, held, options), terminated
 
 
+def records_backwards(source: Source, start: int, end: int, options: Options) -> Iterator[Located | Damage]:
+    """The lines between `start` (a line's beginning) and `end`, decoded, last first; those too long to be held are left out."""
+    for offset, line, terminated in lines_backwards(source, end, options):
+        if offset < start:
+            return
+        found = judge(offset, line, terminated=terminated)
+        if found is not None:
+            yield found
+
+
 def _joined(pieces: list[bytes], held: int, options: Options) -> bytes:
     return b"" if held > options.line_bytes_max else b"".join(reversed(pieces))
 
@@ -342,6 +352,18 @@ def _long_line(
     if not keep:
         return Block(at, head, len(head), terminated, passed=length)
     return Block(at, held, length, terminated)
+
+
+@contextlib.contextmanager
+def seekable(source: Source, files: Files, options: Options) -> Iterator[tuple[Source, int]]:
+    """The same plain bytes in a form that may be read anywhere at a bounded price, and how many they are."""
+    if isinstance(source, PlainSource):
+        yield source, source.stat.size
+    elif isinstance(source, FramedSource):
+        yield source, source.plain_size
+    else:
+        with spooled(source, files, options) as spool:
+            yield spool, spool.stat.size
 
 
 @contextlib.contextmanager

@@ -193,10 +193,10 @@ def test_every_kind_of_foreign_thread_can_be_forked_and_reads_the_same(tmp_path:
     assert {bool(each.older_paths) for each in made} == {True, False}
     with opened(home, options=LOOK) as e:
         for each in made:
-            whole = list(e.threads.read(each.id))
+            whole = [record[:4] for record in e.threads.read(each.id)]
             assert len(whole) >= each.records
             with e.threads.fork(each.id) as child:
-                forked = list(child.read())
+                forked = [record[:4] for record in child.read()]
             metas = 1
             if each.history_mode == "legacy":
                 assert forked[metas:] == whole

@@ -13,8 +13,9 @@ from engine.options import Options
 from engine.stores.compression import compress
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, Refused, locate, walk
-from engine.stores.lineage import first_meta, lineage, read_lineage
+from engine.stores.lineage import Segment, first_meta, lineage
 from engine.stores.rollouts import Damage, Located
+from engine.stores.windows import Part, read_parts
 from engine.testing.files import RecordingFiles
 from engine.testing.homes import HomePlan, make_home, read_lines
 
@@ -29,6 +30,13 @@ def ident(number: int) -> str:
 
 def path_of(number: int, root: str = "sessions/2026/01/05") -> str:
     return f"{root}/rollout-2026-01-05T09-00-00-{ident(number)}.jsonl"
+
+
+def read_segments(home: Home, segments: list[Segment]) -> list[tuple[Found, Located | Damage]]:
+    """All records of a history, oldest first, each with its rollout."""
+    parts = [Part(segment.found, 0, segment.end) for segment in segments]
+    found = read_parts(home, parts, reverse=False, options=OPTIONS, files=FILES)
+    return [(segments[number].found, each) for number, each in found]
 
 
 class Homes:
@@ -69,7 +77,7 @@ class Homes:
     def read(self, found: Found) -> list[tuple[str, int]]:
         segments = lineage(self.home, found, self.resolve, options=OPTIONS, files=FILES)
         out = []
-        for each, record in read_lineage(self.home, segments, options=OPTIONS, files=FILES):
+        for each, record in read_segments(self.home, segments):
             assert isinstance(record, Located)
             out.append((each.path, record.offset))
         return out
@@ -133,7 +141,7 @@ def test_a_rollout_that_was_compressed_since_it_was_found_is_read(homes: Homes) 
     segments = lineage(homes.home, found, homes.resolve, options=OPTIONS, files=FILES)
     for segment in segments:
         compress(homes.home, segment.found, options=OPTIONS, files=FILES)
-    assert len(list(read_lineage(homes.home, segments, options=OPTIONS, files=FILES))) == 4
+    assert len(read_segments(homes.home, segments)) == 4
     assert first_meta(homes.home, found, options=OPTIONS, files=FILES) is not None
 
 
@@ -215,7 +223,7 @@ def test_damage_in_a_base_hides_itself_alone(homes: Homes) -> None:
     data[ends[0] : ends[0] + 5] = b"\xff" * 5
     full.write_bytes(data)
     segments = lineage(homes.home, homes.at(2), homes.resolve, options=OPTIONS, files=FILES)
-    kinds = [type(each) for _, each in read_lineage(homes.home, segments, options=OPTIONS, files=FILES)]
+    kinds = [type(each) for _, each in read_segments(homes.home, segments)]
     assert kinds == [Located, Damage, Located, Located]
 
 
@@ -254,10 +262,7 @@ def test_histories_of_a_generated_home_are_those_of_an_independent_walk(tmp_path
         assert found is not None
         segments = lineage(homes.home, found, homes.resolve, options=OPTIONS, files=FILES)
         depths.add(len(segments))
-        read = [
-            (each.path, record.length)
-            for each, record in read_lineage(homes.home, segments, options=OPTIONS, files=FILES)
-        ]
+        read = [(each.path, record.length) for each, record in read_segments(homes.home, segments)]
         expected = [
             (path, len(line.rstrip(b"\n"))) for path, line in walked(tmp_path, thread.path, by_rollout) if line.strip()
         ]

@@ -198,7 +198,7 @@ def test_read_gives_every_record_once_in_order_from_the_beginning_or_behind_a_po
             (3, "response_item.message"),
         ]
         (last,) = thread.read(middle)
-        assert last == (3, "2026-01-05T09:00:00.000Z", "response_item.message", note(3)["payload"])
+        assert last[:4] == (3, "2026-01-05T09:00:00.000Z", "response_item.message", note(3)["payload"])
         assert list(thread.read(thread.position)) == []
         assert list(e.threads.read(thread.id)) == list(thread.read())
         with pytest.raises(InvalidRequest):
