@@ -3,10 +3,9 @@
 A look goes through the folders, newest first, and folds what moved, until its budget is spent; then it says how far it
 came, and the next one goes on from there. A folder that was looked through is remembered by its times: nothing came into
 it or went from it while they stand still, so the next look passes over it for one stat. What grows in place does not show
-there; so files that changed within `_HOT_MS` are looked at each time, and the others by and by, those first that were
-looked at longest ago. Looks are at most one in `scan_interval_ms`, unless the last one did not come to its end. Rollouts
-whose rows are only outdated are counted, and left to the background and the back-fill: their rows can be answered with,
-and a rebuild makes no reader wait.
+there. So folders are listed again by and by, in a share of the budget, those first that were listed longest ago: those
+with a file that changed within `_HOT_MS`, or with something left to do, before the others. Looks are at most one in
+`scan_interval_ms`, unless the last one did not come to its end.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _BATCH_BYTES = 16 * 1024 * 1024
 """And bytes: with a few large rollouts the clock is looked at after each."""
 
 _HOT_MS = 3_600_000
-"""A folder with a file that changed within this time is listed by every look."""
+"""A folder with a file that changed within this time is likely to change again."""
 
 _SETTLED_MS = 2_000
 """A folder that changed so shortly before it was listed may change again within the same tick of its times."""
@@ -40,7 +39,7 @@ _EMPTY = Listing([], [], [])
 """What is in a folder that is not there."""
 
 _SWEEP_SHARE = 0.1
-"""How much of its budget a look may spend on folders that show no change."""
+"""How much of its budget a look may spend on folders that show no change: on those that are likely to, and on the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,11 @@ class _Seen(NamedTuple):
     newer: int
     newest_ms: int
     at_ms: int
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether something of it is left to do."""
+        return bool(self.unread or self.outdated or self.newer)
 
 
 class CatchUp:
@@ -135,9 +139,6 @@ class CatchUp:
         def is_late() -> bool:
             return self._clock.boot_ms() - begun_ms >= budget_ms
 
-        def is_enough() -> bool:
-            return self._clock.boot_ms() - begun_ms >= budget_ms * _SWEEP_SHARE
-
         found = list(roots(self._home, self._files))
         here = [each for each in found if isinstance(each, str)]
         there = {each if isinstance(each, str) else each.path for each in found}
@@ -147,7 +148,7 @@ class CatchUp:
         if ended:
             for folder in self._folders.keys() - met:
                 del self._folders[folder]
-            self._sweep(begun_ms, is_enough)
+            self._sweep(begun_ms, budget_ms * _SWEEP_SHARE)
         refused = sum(isinstance(each, Refused) and not each.link for each in found)
         self._cut_short = not ended
         seen = [self._folders[folder] for folder in met]
@@ -172,17 +173,25 @@ class CatchUp:
 
     def _is_settled(self, folder: str) -> bool:
         seen = self._folders.get(folder)
-        if seen is None or seen.times is None or seen.unread or seen.outdated or seen.newer:
-            return False
-        if self._clock.wall_ms() - seen.newest_ms < _HOT_MS:
+        if seen is None or seen.times is None:
             return False
         return self._files.folder(f"{self._home.path}/{folder}", op="layout.look") == seen.times
 
-    def _sweep(self, begun_ms: int, is_enough: Callable[[], bool]) -> None:
+    def _sweep(self, begun_ms: int, share_ms: float) -> None:
         """List folders again that show no change, as many as there is time for, each at most once in a look."""
-        for folder in [folder for folder, seen in self._folders.items() if seen.at_ms < begun_ms]:
-            if is_enough() or not self._look_through(folder, is_enough):
-                return
+        waiting = [(folder, seen) for folder, seen in self._folders.items() if seen.at_ms < begun_ms]
+        hot_ms = self._clock.wall_ms() - _HOT_MS
+        for likely in (True, False):
+            until_ms = self._clock.boot_ms() + share_ms
+
+            def is_enough(until_ms: float = until_ms) -> bool:
+                return self._clock.boot_ms() >= until_ms
+
+            for folder, seen in waiting:
+                if (seen.newest_ms > hot_ms or seen.is_owed) == likely and (
+                    is_enough() or not self._look_through(folder, is_enough)
+                ):
+                    break
 
     def _look_through(self, folder: str, is_late: Callable[[], bool]) -> bool:
         """List a folder and fold what moved in it; whether all of it was."""
