@@ -6,6 +6,9 @@ it or went from it while they stand still, so the next look passes over it for o
 there. So folders are listed again by and by, in a share of the budget, those first that were listed longest ago: those
 with a file that changed within `_HOT_MS`, or with something left to do, before the others. Looks are at most one in
 `scan_interval_ms`, unless the last one did not come to its end.
+
+Rollouts whose rows are only outdated are counted, and left to the background and the back-fill: their rows can be
+answered with, and a rebuild makes no reader wait.
 """
 
 from __future__ import annotations
