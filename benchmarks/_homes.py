@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 MB = 1_000_000
@@ -55,6 +57,38 @@ def make_large(home: Path, size: int) -> None:
     from engine.testing import make_rollout
 
     make_rollout(home, size=size)
+
+
+def make_small(home: Path, files: int) -> None:
+    """Rollouts of one turn each, five minutes apart, in day folders; forty folders of work, five models, three sources."""
+    from engine.clock import timestamp_of, uuid7
+
+    random = Random(1)
+    for number in range(files):
+        at_ms = 1_735_689_600_000 + number * 300_000
+        thread_id, at = uuid7(at_ms, random.getrandbits(74)), timestamp_of(at_ms)
+        folder = home / "sessions" / at[:4] / at[5:7] / at[8:10]
+        if number % 50 == 0 or not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+        cwd, topic = f"/srv/p{number % 40}", random.choice(("login", "form", "test", "parser"))
+        meta = {
+            "session_id": thread_id,
+            "id": thread_id,
+            "timestamp": at,
+            "cwd": cwd,
+            "originator": "bench",
+            "cli_version": "1",
+            "source": random.choice(("cli", "exec", "vscode")),
+            "model_provider": "openai",
+            "history_mode": "legacy",
+        }
+        context = {"cwd": cwd, "approval_policy": "never", "model": f"m{number % 5}"}
+        said = {"type": "user_message", "message": f"fix the {topic} number {number}, then look at the rest of it"}
+        lines = [("session_meta", meta), ("turn_context", context), ("event_msg", said)]
+        with open(folder / f"rollout-{at[:19].replace(':', '-')}-{thread_id}.jsonl", "w") as file:
+            for type_, payload in lines:
+                line = {"timestamp": at, "type": type_, "payload": payload}
+                file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
 def say(text: str) -> None:
