@@ -22,7 +22,7 @@ from engine.events.kinds import above
 from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode, decode_as, kind_of, time_ms
 from engine.events.skim import Hit, Skim, canonical_ordinal, canonical_time, is_canonical
 from engine.options import Options
-from engine.projections.projection import Piece, Place, Placed, Projection, Stream
+from engine.projections.projection import Piece, Place, Projection, Stream
 from engine.stores.digests import BLOCK_BYTES, Chain, tail_digest
 from engine.stores.files import FileStat
 from engine.stores.rollouts import TOO_LONG, Block, Source, blocks
@@ -145,7 +145,8 @@ class _Fold:
         self.projection = projection
         self.mark = mark
         self.divergence = divergence
-        self.place = projection.place if isinstance(projection, Placed) else None
+        # Asked for by name: a check against the protocol would cost as much as folding a small rollout.
+        self.place: Callable[[Any, Place], None] | None = getattr(projection, "place", None)
         self.state = projection.start(stream) if mark is None else projection.decode(mark.state)
         self.aside: list[SetAside] = []
 

@@ -15,7 +15,7 @@ protocol does not offer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.events.record import Record
 from engine.stores.layout import RolloutName, is_archived
@@ -126,7 +126,6 @@ class Projection(Protocol):
         ...
 
 
-@runtime_checkable
 class Placed(Protocol):
     """What a projection may offer besides: to be told of each record that is to be applied where it stands."""
 
