@@ -290,12 +290,13 @@ def test_damage_is_told_and_passed_over_and_odd_ordinals_are_given_as_they_stand
             file.flush()
             found = drain(follower)
     told = [each.reason.partition(":")[0] for each in found if isinstance(each, Notice)]
-    assert told == [
+    *others, deep = told
+    assert others == [
         "2 bytes are no record (NUL)",
         "2 bytes are no record (foreign)",
         "3000 bytes are no record (too long)",
-        "1948 bytes are no record (too deep)",
     ]
+    assert deep.startswith("1948 bytes are no record")  # how deep is too deep differs between releases of Python
     assert {each[0] for each in notices(found)} == {"damage"}
     assert [each.record.ordinal for each in found if isinstance(each, Followed)] == [7, 7, 3, 90]
 
