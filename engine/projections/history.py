@@ -89,7 +89,7 @@ class History:
         With `start`, a position that an append answered, only its own from there on. Raises `LineageBroken`, and on the
         way `RolloutUnreadable`, and `InvalidRequest` where no record begins at `start`.
         """
-        with _readable(found):
+        with readable(found):
             if start is not None:
                 return self._decoded(found, self._behind(found, start.offset))
             segments = lineage(self._home, found, self.resolve, options=self._options, files=self._files)
@@ -101,7 +101,7 @@ class History:
 
         Its own alone where the way to them is broken. Raises `RolloutUnreadable`.
         """
-        with _readable(found):
+        with readable(found):
             try:
                 segments = lineage(self._home, found, self.resolve, options=self._options, files=self._files)
             except LineageBroken:
@@ -110,7 +110,7 @@ class History:
 
     def own_lines_backwards(self, found: Found) -> Iterator[bytes]:
         """The lines of this rollout alone, newest first. Raises `RolloutUnreadable`."""
-        with _readable(found):
+        with readable(found):
             segments = [Segment(found, None)]
             yield from lines_backwards_of(self._home, segments, options=self._options, files=self._files)
 
@@ -130,7 +130,7 @@ class History:
             source.close()
 
     def _decoded(self, head: Found, stored: Iterator[Located | Damage]) -> Iterator[StoredRecord]:
-        with _readable(head):
+        with readable(head):
             for each in stored:
                 if isinstance(each, Located):
                     record = each.record
@@ -148,7 +148,8 @@ class History:
 
 
 @contextlib.contextmanager
-def _readable(found: Found) -> Iterator[None]:
+def readable(found: Found) -> Iterator[None]:
+    """What the operating system raises as `RolloutUnreadable`, for a rollout or what it goes on from."""
     try:
         yield
     except OSError as error:
