@@ -7,6 +7,7 @@ and no difference: the next catch-up folds them. Memory is the rows of one strea
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -70,9 +71,10 @@ class _Comparison:
 
     def run(self) -> Iterator[SideDifference]:
         for (path,) in self._transaction.rows("SELECT DISTINCT stream FROM watermarks ORDER BY stream"):
-            found = locate(self._parts.home, path, self._parts.files)
-            if found is not None:
-                yield from self._stream(found)
+            with contextlib.suppress(OSError):  # it cannot be read, or went meanwhile: an audit of the files tells that
+                found = locate(self._parts.home, path, self._parts.files)
+                if found is not None:
+                    yield from self._stream(found)
         yield from self._orphans()
 
     def _stream(self, found: Found) -> Iterator[SideDifference]:
@@ -93,13 +95,14 @@ class _Comparison:
                         yield SideDifference(projection.name, "state", found.path, None, 1, 1, message)
         except ProjectionFailed as failure:
             yield SideDifference(failure.projection, "failed", found.path, None, 0, 0, failure.message)
+        else:
+            if followed == len(self._side.projections):
+                yield from self._rows(found.path)
         finally:
             source.close()
-        if followed == len(self._side.projections):
-            yield from self._rows(found.path)
-        with self._memory.write() as transaction:
-            for projection in self._side.projections:
-                projection.forget(transaction, [found.path])
+            with self._memory.write() as transaction:
+                for projection in self._side.projections:
+                    projection.forget(transaction, [found.path])
 
     def _fold(self, found: Found, source: Source, projection: Projection, end: int) -> Watermark:
         """Write the rows of a stream up to an offset into memory, piece by piece; where that came to."""
