@@ -26,6 +26,7 @@ from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
 from engine.errors import EngineError, ReadOnlyHome, StoreError
 from engine.follow import Follower
+from engine.history import Items, Turns
 from engine.holdings import RemovalParts
 from engine.options import Options
 from engine.projections import facts
@@ -45,6 +46,7 @@ from engine.projections.runner import Runner
 from engine.projections.side import Parts
 from engine.projections.sides import Sides, erased_among
 from engine.projections.status import Status, read_status
+from engine.projections.turn_index import TurnIndex, history_side
 from engine.redact import Redactor
 from engine.stores.alive import Alive
 from engine.stores.compression import ColdReport, compress_cold
@@ -323,7 +325,8 @@ class Engine:
         self._backfill = Backfill(home, self._runner, database, self._leases, options=options, clock=clock)
         self._side_parts = Parts(home, options, clock, files, erased_among(database))
         own_sides = [side_of(self._side_parts, own) for own in self._owned]
-        self._sides = Sides(self._side_parts, own_sides)
+        history_rows = history_side(self._side_parts)
+        self._sides = Sides(self._side_parts, [*own_sides, history_rows])
         self._own_rows = readers(self._owned, own_sides, self._alive)
         checker = Checker(home, options, files)
         self._counters = Counters()
@@ -355,6 +358,8 @@ class Engine:
             clock=clock,
             files=files,
         )
+        index = TurnIndex(home, history_rows, history, options=options, files=files)
+        self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
         audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)
         self._auditor = Auditor(audited)
         finish = {

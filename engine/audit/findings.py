@@ -17,6 +17,7 @@ REPAIR = "rolloutdb repair"
 REPAIR_OFFLINE = "rolloutdb repair --offline"
 """For files that a program that takes no lock of ours may be using: not before it has ended."""
 BACKFILL = "rolloutdb backfill"
+REBUILD = "rolloutdb rebuild"
 UPGRADE = "pip install -U rolloutdb"
 _MENDED_BY_REPAIR = (REPAIR, REPAIR_OFFLINE, BACKFILL)
 

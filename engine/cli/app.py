@@ -12,6 +12,7 @@ import typer
 
 import engine
 from engine.cli import USAGE, commands, decide, foreign, mend, remove
+from engine.cli import turns as turn_pages
 from engine.cli.asked import Asked
 from engine.errors import InvalidRequest
 
@@ -44,6 +45,14 @@ class Sort(StrEnum):
     created_at = "created_at"
     updated_at = "updated_at"
     recency_at = "recency_at"
+
+
+class Items(StrEnum):
+    """Which items a turn is shown with."""
+
+    none = "none"
+    summary = "summary"
+    full = "full"
 
 
 app = typer.Typer(
@@ -212,6 +221,40 @@ def repair(
     asked = _asked(context, Asked(home, state_dir, as_json))
     wanted = mend.Wanted(dry_run, save, plan, offline, deep)
     _answer(asked, mend.repair(asked, wanted))
+
+
+@app.command(
+    epilog=_epilog(
+        "rolloutdb turns 019ddd9d-f053-7991-a505-b639f6b80c15",
+        "rolloutdb turns 019ddd9d-f053-7991-a505-b639f6b80c15 --limit 3 --items full",
+        "rolloutdb turns 019ddd9d-f053-7991-a505-b639f6b80c15 --asc --limit 0 --json | jq -r '.turns[].id'",
+    )
+)
+def turns(
+    context: typer.Context,
+    thread_id: Annotated[str, typer.Argument(metavar="THREAD", help="The thread's id, as `threads list` shows it.")],
+    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many turns; 0 is all.")] = 25,
+    cursor: Annotated[
+        str | None,
+        typer.Option("--cursor", metavar="CURSOR", help="Go on from there: next_cursor or backwards_cursor of a page."),
+    ] = None,
+    asc: Annotated[bool, typer.Option("--asc", help="Oldest first.")] = False,
+    items: Annotated[
+        Items,
+        typer.Option("--items", help="No items, the first user and the final agent message (summary), or all (full)."),
+    ] = Items.summary,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show the turns of a thread, newest first.
+
+    Those that it was forked from are among them. A turn without an end is in_progress while somebody has the thread open
+    for writing, else interrupted. It waits for no back-fill: the thread's own rollouts are indexed before the answer.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    answer = turn_pages.list_turns(asked, thread_id, limit=limit, cursor=cursor, ascending=asc, items_view=items.value)
+    _answer(asked, answer)
 
 
 @app.command(epilog=_epilog("rolloutdb demo", "rolloutdb demo --keep"))

@@ -121,7 +121,7 @@ class History:
         record begins at an edge of the window. Memory does not grow with the window.
         """
         check_window(window)
-        with _readable(found):
+        with readable(found):
             parts = parts_of(self._home, found, window, self.resolve, options=self._options, files=self._files)
         return islice(self._decoded(found, parts, reverse=window.reverse), window.limit)
 
@@ -130,7 +130,7 @@ class History:
 
         Its own alone where the way to them is broken. Raises `RolloutUnreadable`.
         """
-        with _readable(found):
+        with readable(found):
             try:
                 segments = lineage(self._home, found, self.resolve, options=self._options, files=self._files)
             except LineageBroken:
@@ -139,18 +139,18 @@ class History:
 
     def own_lines_backwards(self, found: Found) -> Iterator[bytes]:
         """The lines of this rollout alone, newest first. Raises `RolloutUnreadable`."""
-        with _readable(found):
+        with readable(found):
             segments = [Segment(found, None)]
             yield from lines_backwards_of(self._home, segments, options=self._options, files=self._files)
 
     def model_context(self, found: Found) -> ModelContext:
         """What a model is sent to go on where this rollout ends. Raises `LineageBroken`, `RolloutUnreadable`."""
-        with _readable(found):
+        with readable(found):
             parts = parts_of(self._home, found, WHOLE, self.resolve, options=self._options, files=self._files)
             return read_context(self._home, parts, options=self._options, files=self._files)
 
     def _decoded(self, head: Found, parts: Sequence[Part], *, reverse: bool) -> Iterator[StoredRecord]:
-        with _readable(head):
+        with readable(head):
             stored = read_parts(self._home, parts, reverse=reverse, options=self._options, files=self._files)
             for _, each in stored:
                 record = stored_record(each) if isinstance(each, Located) else None
@@ -165,7 +165,8 @@ class History:
 
 
 @contextlib.contextmanager
-def _readable(found: Found) -> Iterator[None]:
+def readable(found: Found) -> Iterator[None]:
+    """What the operating system raises as `RolloutUnreadable`, for a rollout or what it goes on from."""
     try:
         yield
     except OSError as error:

@@ -14,6 +14,7 @@ from engine.events.record import decode_plain
 from engine.projections.catchup import Partial
 from engine.projections.own import Guarded
 from engine.projections.side import Parts, Side
+from engine.projections.side_tables import StreamTable
 from engine.projections.sides import OWN_PREFIX
 from engine.stores.alive import Alive
 from engine.stores.sqlite import Row, Transaction, Values
@@ -89,7 +90,8 @@ class OwnRows:
 
 def side_of(parts: Parts, own: Guarded) -> Side:
     """The side database of one projection of an application's own."""
-    return Side(parts, f"{OWN_PREFIX}{own.name}", own.shape, [own], own.more, own.tables, decode=decode_plain)
+    tables = [StreamTable(table) for table in own.tables]
+    return Side(parts, f"{OWN_PREFIX}{own.name}", own.shape, [own], own.more, tables, decode=decode_plain)
 
 
 def readers(owned: Sequence[Guarded], sides: Sequence[Side], alive: Alive) -> Mapping[str, OwnRows]:

@@ -224,6 +224,18 @@ class Runner:
         compared.restored.extend(path for path in there & known.keys() if known[path].missing)
         return compared
 
+    def stale(self, found: Sequence[Found]) -> list[Stale]:
+        """Those of these rollouts whose rows are behind their file, or outdated."""
+        with self._database.read() as transaction:
+            known = watermarks.load(transaction, [each.path for each in found])
+        stale: list[Stale] = []
+        for each in found:
+            marks = {name: (mark.version, mark.stat) for name, mark in known.get(each.path, {}).items()}
+            standing = _standing(self.versions, marks, each.stat)
+            if standing.behind or standing.outdated:
+                stale.append(Stale(each, each.path in known))
+        return stale
+
     def jobs(self, stale: Sequence[Stale], *, anew: bool = False) -> list[Job]:
         """What is to be done for these streams; `anew` folds from the beginning whatever the watermark says."""
         marks: dict[str, dict[str, Watermark]] = {}

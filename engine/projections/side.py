@@ -2,7 +2,8 @@
 
 It is opened when it is first asked for, and nobody waits for it but who asks: not an open, an append, a list, nor another
 side database. No flush fills it. Before an answer it is caught up for a bounded time, appends of this process first, then
-whatever a scan finds; `catch_up` does the same for as long as it is given. A file that is damaged, removed or replaced is
+whatever a scan finds; `catch_up` does the same for as long as it is given. What is asked of some streams alone (`ask_of`)
+catches up those alone. A file that is damaged, removed or replaced is
 set aside, begun anew and filled again; what cannot be caught up (a lock, a full disk) makes the answer older and says so.
 
 Rows of a stream that is gone are forgotten. Where that stream's thread was erased by somebody else meanwhile, the file is
@@ -14,10 +15,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, TypedDict, TypeVar
-
-import msgspec
 
 from engine.clock import Clock
 from engine.errors import (
@@ -35,13 +35,13 @@ from engine.options import Options
 from engine.projections.catchup import CatchUp, Partial
 from engine.projections.fold import Decode
 from engine.projections.projection import Projection
-from engine.projections.runner import Scan, Stale
+from engine.projections.runner import Left, Scan, Stale
 from engine.projections.side_runner import SideRunner
+from engine.projections.side_tables import StreamTable, count, remove_orphans
 from engine.stores.files import Files
-from engine.stores.layout import Home, locate
+from engine.stores.layout import Found, Home, locate
 from engine.stores.link import files_translated
 from engine.stores.migrate import Migration
-from engine.stores.schema import quoted
 from engine.stores.sqlite import Database, Transaction, quarantine, remove_older_shapes
 
 BOOKKEEPING = "side"
@@ -88,7 +88,7 @@ class _Open(NamedTuple):
 class Side:
     """A side database, opened or not.
 
-    `name` is that of its file, `more` its schema behind the bookkeeping, `tables` those of it that have a column `stream`.
+    `name` is that of its file, `more` its schema behind the bookkeeping, `tables` its tables.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Side:
         shape: int,
         projections: Sequence[Projection],
         more: Sequence[Migration],
-        tables: Sequence[str],
+        tables: Sequence[StreamTable],
         *,
         decode: Decode,
     ) -> None:
@@ -150,24 +150,25 @@ class Side:
         With `thread_id` that thread is looked for even where the rows are far behind. Raises what the question raises,
         `ProjectionFailed`, `StoreError`.
         """
-        for _ in range(2):
-            with contextlib.suppress(*_LOST), self.read(thread_id=thread_id) as (transaction, partial):
-                return question(transaction), partial
-        with self.read(thread_id=thread_id) as (transaction, partial):
-            return question(transaction), partial
+        return _answered(lambda: self.read(thread_id=thread_id), question)
+
+    def ask_of(
+        self, found: Sequence[Found], question: Callable[[Transaction], _Answer], *, budget_ms: int
+    ) -> tuple[_Answer, Partial | None]:
+        """The answer in one snapshot, after a catch-up of these streams for at most so long; None where the rows cover them.
+
+        Raises as `ask` does.
+        """
+        return _answered(lambda: self._read_of(found, budget_ms), question)
 
     @contextlib.contextmanager
     def read(self, *, thread_id: str | None = None) -> Iterator[tuple[Transaction, Partial | None]]:
         """A read-only snapshot, after a bounded catch-up, and how far the rows are. Raises as `ask` does."""
         partial = self._healed(lambda opened: self._look_for_answer(opened, thread_id))
-        database, runner, _ = self._ready()
-        _check_failed(runner)
-        try:
-            with database.read() as transaction, _reading_only(database, transaction):
-                yield transaction, partial
-        except _LOST:
-            self._replace(database)
-            raise
+        opened = self._ready()
+        _check_failed(opened.runner.failed)
+        with self._snapshot(opened) as transaction:
+            yield transaction, partial
 
     def catch_up(self, budget_ms: int | None = None) -> Partial | None:
         """Fold what moved for at most so long (None: to the end); None where the rows then cover every file.
@@ -186,10 +187,8 @@ class Side:
             with opened.database.write() as transaction:
                 for projection in self.projections:
                     transaction.run(_OWE, {"owed": OWED, "name": projection.name, "version": projection.version})
-                for table in (*self.tables, "set_aside"):
-                    transaction.run(
-                        f"DELETE FROM {quoted(table)} WHERE stream NOT IN (SELECT stream FROM watermarks)"  # noqa: S608
-                    )
+                for table in (*self.tables, StreamTable("set_aside")):
+                    remove_orphans(transaction, table)
             self.look_anew()
         self.catch_up()
 
@@ -283,7 +282,44 @@ class Side:
         except StoreError:
             return False
 
+    # Reading
+
+    @contextlib.contextmanager
+    def _snapshot(self, opened: _Open) -> Iterator[Transaction]:
+        try:
+            with opened.database.read() as transaction, _reading_only(opened.database, transaction):
+                yield transaction
+        except _LOST:
+            self._replace(opened.database)
+            raise
+
+    @contextlib.contextmanager
+    def _read_of(self, found: Sequence[Found], budget_ms: int) -> Iterator[tuple[Transaction, Partial | None]]:
+        left = self._healed(lambda opened: self._follow(opened, found, budget_ms))
+        opened, paths = self._ready(), [each.path for each in found]
+        _check_failed({path: failure for path, failure in opened.runner.failed.items() if path in paths})
+        with self._snapshot(opened) as transaction:
+            # Another process may have begun to fold one of them anew since: its rows are not all there again yet.
+            behind = max(left.behind, len(found) - left.unread - opened.runner.count_whole(transaction, paths))
+            done = len(found) - behind - left.unread
+            yield transaction, None if done == len(found) else Partial(done, len(found), left.unread)
+
     # Looking at the files
+
+    def _follow(self, opened: _Open, found: Sequence[Found], budget_ms: int) -> Left:
+        """Fold these streams; what was not done. Older rows are an answer too, as in `_look_for_answer`."""
+        started_ms = self._parts.clock.boot_ms()
+        stale: Sequence[Stale] = [Stale(each, known=True) for each in found]
+        with opened.database.waiting_at_most(self._parts.options.list_budget_ms), contextlib.suppress(*_OLDER):
+            stale = opened.runner.stale(found)
+            if not stale:
+                return Left(0, 0)
+            if self._mutex.acquire(timeout=budget_ms / 1000):
+                try:
+                    return opened.runner.fold(opened.runner.stale(found), self._deadline(started_ms, budget_ms))
+                finally:
+                    self._mutex.release()
+        return Left(len(stale), 0)
 
     def _look_for_answer(self, opened: _Open, thread_id: str | None) -> Partial | None:
         """Older rows are an answer too: what cannot be written now is told as `partial`."""
@@ -363,12 +399,12 @@ class Side:
                 known = {path for (path,) in transaction.rows(_KNOWN)}
                 named = {path for path in known if any(f"-{each}" in path.lower() for each in thread_ids)}
                 gone = sorted(named.union(paths))
-                count = sum(_count(transaction, table, gone) for table in self.tables)
+                removed = sum(count(transaction, table, gone) for table in self.tables)
                 runner.forget(transaction, gone)
             for path in gone:
                 self.note(path)
             database.scrub()
-        return count
+        return removed
 
 
 def discard(parts: Parts, name: str, shape: int) -> None:
@@ -384,10 +420,22 @@ def discard(parts: Parts, name: str, shape: int) -> None:
             parts.files.remove_folder(aside, op="side.discard")
 
 
-def _check_failed(runner: SideRunner) -> None:
+def _answered(
+    read: Callable[[], AbstractContextManager[tuple[Transaction, Partial | None]]],
+    question: Callable[[Transaction], _Answer],
+) -> tuple[_Answer, Partial | None]:
+    """The answer in a snapshot, in another one where the file was lost meanwhile."""
+    for _ in range(2):
+        with contextlib.suppress(*_LOST), read() as (transaction, partial):
+            return question(transaction), partial
+    with read() as (transaction, partial):
+        return question(transaction), partial
+
+
+def _check_failed(failed: Mapping[str, ProjectionFailed]) -> None:
     """An answer without what a projection's own fault left out would look like all there is."""
-    for path, failure in runner.failed.items():
-        more = "" if len(runner.failed) == 1 else f" ({len(runner.failed)} rollouts in all)"
+    for path, failure in failed.items():
+        more = "" if len(failed) == 1 else f" ({len(failed)} rollouts in all)"
         raise ProjectionFailed(
             f"{failure.message.removesuffix('.')}, folding {path}{more}.",
             projection=failure.projection,
@@ -408,14 +456,6 @@ def _reading_only(database: Database, transaction: Transaction) -> Iterator[None
         yield
     finally:
         transaction.run("PRAGMA query_only = OFF")
-
-
-def _count(transaction: Transaction, table: str, streams: Sequence[str]) -> int:
-    row = transaction.row(
-        f"SELECT count(*) FROM {quoted(table)} WHERE stream IN (SELECT value FROM json_each(:streams))",  # noqa: S608
-        {"streams": msgspec.json.encode(list(streams)).decode()},
-    )
-    return 0 if row is None else int(row[0])
 
 
 _KNOWN = "SELECT stream FROM watermarks UNION SELECT path FROM failures"

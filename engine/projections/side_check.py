@@ -7,19 +7,19 @@ and no difference: the next catch-up folds them. Memory is the rows of one strea
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from engine.errors import ProjectionFailed
 from engine.projections.fold import Folder
 from engine.projections.projection import Change, Projection
 from engine.projections.side import BOOKKEEPING, Parts, Side
+from engine.projections.side_tables import orphans, rows_of
 from engine.projections.threads import stream_of
 from engine.stores import watermarks
 from engine.stores.layout import Found, locate
 from engine.stores.rollouts import Source, open_source
-from engine.stores.schema import quoted
 from engine.stores.sqlite import Database, Transaction
 from engine.stores.watermarks import Watermark
 
@@ -28,12 +28,13 @@ class SideDifference(NamedTuple):
     """Where the rows of a side database are not what the files say.
 
     `what` is `state` (that beside the watermark), `rows` (of one table and stream), `orphans` (rows of a stream that was
-    not followed) or `failed` (the projection's own code). `stored` and `folded` are numbers of rows that only one has.
+    not followed; its `path` is None where nothing names it) or `failed` (the projection's own code). `stored` and `folded`
+    are numbers of rows that only one has.
     """
 
     projection: str
     what: str
-    path: str
+    path: str | None
     table: str | None
     stored: int
     folded: int
@@ -70,9 +71,10 @@ class _Comparison:
 
     def run(self) -> Iterator[SideDifference]:
         for (path,) in self._transaction.rows("SELECT DISTINCT stream FROM watermarks ORDER BY stream"):
-            found = locate(self._parts.home, path, self._parts.files)
-            if found is not None:
-                yield from self._stream(found)
+            with contextlib.suppress(OSError):  # it cannot be read, or went meanwhile: an audit of the files tells that
+                found = locate(self._parts.home, path, self._parts.files)
+                if found is not None:
+                    yield from self._stream(found)
         yield from self._orphans()
 
     def _stream(self, found: Found) -> Iterator[SideDifference]:
@@ -93,13 +95,14 @@ class _Comparison:
                         yield SideDifference(projection.name, "state", found.path, None, 1, 1, message)
         except ProjectionFailed as failure:
             yield SideDifference(failure.projection, "failed", found.path, None, 0, 0, failure.message)
+        else:
+            if followed == len(self._side.projections):
+                yield from self._rows(found.path)
         finally:
             source.close()
-        if followed == len(self._side.projections):
-            yield from self._rows(found.path)
-        with self._memory.write() as transaction:
-            for projection in self._side.projections:
-                projection.forget(transaction, [found.path])
+            with self._memory.write() as transaction:
+                for projection in self._side.projections:
+                    projection.forget(transaction, [found.path])
 
     def _fold(self, found: Found, source: Source, projection: Projection, end: int) -> Watermark:
         """Write the rows of a stream up to an offset into memory, piece by piece; where that came to."""
@@ -120,24 +123,17 @@ class _Comparison:
     def _rows(self, path: str) -> Iterator[SideDifference]:
         with self._memory.read() as memory:
             for table in self._side.tables:
-                stored, folded = (_rows_of(each, table, path) for each in (self._transaction, memory))
+                stored, folded = (rows_of(each, table, path) for each in (self._transaction, memory))
                 if stored != folded:
                     more, fewer = (stored - folded).total(), (folded - stored).total()
                     message = (
-                        f"{more} rows of {table} are not what the rollout says, and {fewer} that it says are missing"
+                        f"{more} rows of {table.name} are not what the rollout says, "
+                        f"and {fewer} that it says are missing"
                     )
-                    yield SideDifference(self._side.name, "rows", path, table, more, fewer, message)
+                    yield SideDifference(self._side.name, "rows", path, table.name, more, fewer, message)
 
     def _orphans(self) -> Iterator[SideDifference]:
         for table in self._side.tables:
-            for path, count in self._transaction.rows(
-                f"SELECT stream, count(*) FROM {quoted(table)}"  # noqa: S608
-                " WHERE stream NOT IN (SELECT stream FROM watermarks) GROUP BY stream ORDER BY stream"
-            ):
-                message = f"{count} rows of {table} are of a rollout that was not followed"
-                yield SideDifference(self._side.name, "orphans", path, table, count, 0, message)
-
-
-def _rows_of(transaction: Transaction, table: str, path: str) -> Counter[Any]:
-    rows = transaction.rows(f"SELECT * FROM {quoted(table)} WHERE stream = :path", {"path": path})  # noqa: S608
-    return Counter(rows)
+            for path, count in orphans(self._transaction, table):
+                message = f"{count} rows of {table.name} are of a rollout that was not followed"
+                yield SideDifference(self._side.name, "orphans", path, table.name, count, 0, message)

@@ -73,6 +73,14 @@ class SideRunner(Runner):
         unread += self._commit(waiting)
         return Left(behind + self.counters.lost_swaps - lost, unread)
 
+    def count_whole(self, transaction: Transaction, paths: Sequence[str]) -> int:
+        """How many of these streams have rows of every projection that are all there, as of their watermarks."""
+        marks = watermarks.load(transaction, paths)
+        return sum(
+            all(name in found and not watermarks.is_unfinished(found[name]) for name in self.versions)
+            for found in marks.values()
+        )
+
     def compare(self, folder: str, listing: Listing) -> Compared:
         """What is to be done about one folder; a failure is over when its file is gone, or is not stale any more."""
         compared = super().compare(folder, listing)

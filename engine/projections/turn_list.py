@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from engine.errors import InvalidRequest
 from engine.events.thread_items import FINAL_AGENT, PLAIN_AGENT, REASONING, USER_MESSAGE
+from engine.projections.catchup import Partial
 from engine.projections.turn_bodies import Bodies, ItemRow, Part, read_error, read_items
 from engine.projections.turn_places import OFFSET_END, Held, Scope, Span, cursor_at, held_of, spans_of
 from engine.projections.turn_state import COMPLETED, FAILED, INTERRUPTED, OPEN
@@ -87,19 +88,21 @@ class ListedItem(Struct, frozen=True, kw_only=True):
 
 
 class TurnPage(Struct, frozen=True, kw_only=True):
-    """One page of turns."""
+    """One page of turns. `partial` is None where it is of all that the thread's rollouts hold."""
 
     turns: list[Turn]
     next_cursor: str | None
     backwards_cursor: str | None
+    partial: Partial | None = None
 
 
 class ItemPage(Struct, frozen=True, kw_only=True):
-    """One page of items."""
+    """One page of items. `partial` is None where it is of all that the thread's rollouts hold."""
 
     items: list[ListedItem]
     next_cursor: str | None
     backwards_cursor: str | None
+    partial: Partial | None = None
 
 
 class TurnRow(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from engine.events.thread_items import FINAL_AGENT, PLAIN_AGENT, USER_MESSAGE
+from engine.projections.side_tables import StreamTable
 from engine.projections.turn_state import (
     COMPLETED,
     FAILED,
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TABLES = ("turns", "items", "parts", "rollbacks")
+STREAM_TABLES = (
+    *(StreamTable(table, "rollout", numbered=True, local=1) for table in TABLES),
+    StreamTable("rollouts", "path", local=1),  # behind those that it gives numbers to
+)
 
 
 def write_rollout(transaction: Transaction, path: str, operations: Sequence[Any], *, anew: bool) -> None:

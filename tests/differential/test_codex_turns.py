@@ -12,6 +12,7 @@ import shlex
 
 import pytest
 
+import engine
 from tests.indexing import Indexed, rows
 
 HOMES = ("codex-0.169", "codex-0.169-zst")
@@ -119,6 +120,25 @@ def test_every_thread_has_its_turns_and_items_in_its_order(home, golden):
                 differing |= {(thread_id, mine.id, name) for name in wanted if made[name] != wanted[name]}
                 check_items(thread_id, mine.items, its["items"])
     assert differing == set(ALLOWED)
+
+
+class ThroughTheEngine:
+    """The same questions to a whole engine, which keeps its files elsewhere."""
+
+    def __init__(self, name, opened):
+        self.name = name
+        self.turns = opened.turns.list
+        self.items = opened.items.list
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_an_engine_on_its_home_answers_the_same(corpora, golden, tmp_path, name):
+    with engine.open(str(corpora / name / "home"), state_dir=str(tmp_path / "state")) as opened:
+        asked = ThroughTheEngine(name, opened)
+        test_every_thread_has_its_turns_and_items_in_its_order(asked, golden)
+        test_pages_begin_and_end_where_its_pages_do(asked, golden)
+        test_items_of_paginated_threads_are_listed_as_it_lists_them(asked, golden)
+        assert {opened.turns.list(thread_id).partial for thread_id in threads_of(asked, golden)} == {None}
 
 
 def test_pages_begin_and_end_where_its_pages_do(home, golden):

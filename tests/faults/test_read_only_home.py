@@ -25,7 +25,7 @@ NOBODY = 65_534
 # Uses a home as root, so that all is imported (another user may not reach the interpreter's own files), then becomes
 # somebody else, uses it again, and prints what it saw then.
 AS_NOBODY = """
-import json, os, sys, tempfile
+import contextlib, json, os, sys, tempfile
 import engine
 from engine.errors import EngineError
 from engine.options import Options
@@ -42,6 +42,9 @@ def use(state):
         said["missing"] = sorted(row.id for row in opened.threads.list(limit=0).threads if row.missing)
         said["state_dir"] = opened.state_dir
         said["told"] = sorted(failure.path for failure in opened.status().backfill.failed)
+        said["turns"] = []
+        with contextlib.suppress(EngineError):
+            said["turns"] = [turn.id for turn in opened.turns.list(fetched, limit=0).turns]
         said["findings"] = sorted((found.class_, found.path) for found in opened.audit().findings)
         try:
             said["records"] = opened.threads.fetch(fetched).records
@@ -113,6 +116,7 @@ def test_another_users_home_is_read_with_tables_in_memory(place: Path, made: lis
     said = use(place, made[0].id, None)
     assert (said["status"], said["listed"], said["failed"]) == ("complete", every(made), [])
     assert (said["state_dir"], said["records"], said["findings"]) == (None, made[0].records, [])
+    assert len(said["turns"]) > 0
     assert names(place / "home") == before
 
 

@@ -48,10 +48,17 @@ SCANS = {
     "SELECT id FROM threads WHERE EXISTS": "an export of all threads",
     "SELECT stream FROM watermarks UNION SELECT path FROM failures": A_REMOVAL_LOOKS_EVERYWHERE,
     "SELECT DISTINCT stream FROM watermarks ORDER BY stream": AN_AUDIT_READS_ALL,
-    'SELECT stream, count(*) FROM "': AN_AUDIT_READS_ALL,
+    "SELECT stream AS path, count(*) FROM": AN_AUDIT_READS_ALL,
+    "SELECT path AS path, count(*) FROM": AN_AUDIT_READS_ALL,
+    "SELECT (SELECT path FROM rollouts WHERE number = rollout) AS path, count(*) FROM": AN_AUDIT_READS_ALL,
     'DELETE FROM "tokens" WHERE stream NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "heads" WHERE stream NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "counts" WHERE stream NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "rollouts" WHERE path NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "turns" WHERE rollout NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "items" WHERE rollout NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "parts" WHERE rollout NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "rollbacks" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "set_aside" WHERE stream NOT IN': ONCE_A_REBUILD,
     "UPDATE watermarks SET version = :owed WHERE projection = :name": ONCE_A_REBUILD,
 }
@@ -106,6 +113,9 @@ def run_a_session(home, made):
         for own in opened.projections.values():
             own.rows("SELECT 1 FROM watermarks")
         opened.threads.fetch(made[0].id)
+        for each in made:
+            opened.turns.list(each.id, limit=1)
+            opened.items.list(each.id, limit=1)
         opened.audit()
         opened.status()
         os.unlink(home / made[3].path)

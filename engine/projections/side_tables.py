@@ -1,0 +1,68 @@
+"""Which rows of a side database's tables are of which stream: what removals, rebuilds and comparisons go by.
+
+A row is of a stream by one column: the stream's path, or, where a table has many small rows, the number that the table
+`rollouts` of the same file gives that path. Such numbers are the file's own: the same rollout has another one elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from engine.stores.schema import quoted
+from engine.stores.sqlite import Transaction
+
+
+class StreamTable(NamedTuple):
+    """A table whose rows are of streams. The first `local` columns hold numbers that mean nothing in another file."""
+
+    name: str
+    column: str = "stream"
+    numbered: bool = False
+    local: int = 0
+
+
+def rows_of(transaction: Transaction, table: StreamTable, path: str) -> Counter[Any]:
+    """The rows of one stream, each as often as it is there, without the file's own numbers."""
+    rows = transaction.rows(f"SELECT * {_of_paths(table)}", _named([path]))
+    return Counter(row[table.local :] for row in rows)
+
+
+def count(transaction: Transaction, table: StreamTable, paths: Sequence[str]) -> int:
+    """How many rows are of these streams."""
+    row = transaction.row(f"SELECT count(*) {_of_paths(table)}", _named(paths))
+    return 0 if row is None else int(row[0])
+
+
+def orphans(transaction: Transaction, table: StreamTable) -> Iterator[tuple[str | None, int]]:
+    """Streams that were not followed, None for one that has no name, and how many rows are of them all the same."""
+    stream = f"(SELECT path FROM rollouts WHERE number = {table.column})" if table.numbered else table.column  # noqa: S608
+    yield from transaction.rows(
+        f"SELECT {stream} AS path, count(*) FROM {quoted(table.name)}"  # noqa: S608 - the same
+        f" WHERE {_not_followed(table)} GROUP BY 1 ORDER BY 1"
+    )
+
+
+def remove_orphans(transaction: Transaction, table: StreamTable) -> None:
+    """Remove the rows of streams that were not followed."""
+    transaction.run(f"DELETE FROM {quoted(table.name)} WHERE {_not_followed(table)}")  # noqa: S608 - the same
+
+
+def _of_paths(table: StreamTable) -> str:
+    paths = "SELECT value FROM json_each(:paths)"
+    keys = f"SELECT number FROM rollouts WHERE path IN ({paths})" if table.numbered else paths  # noqa: S608 - the same
+    return f"FROM {quoted(table.name)} WHERE {table.column} IN ({keys})"
+
+
+def _not_followed(table: StreamTable) -> str:
+    followed = "SELECT stream FROM watermarks"
+    if table.numbered:
+        followed = f"SELECT number FROM rollouts WHERE path IN ({followed})"  # noqa: S608 - the same
+    return f"{table.column} NOT IN ({followed})"
+
+
+def _named(paths: Sequence[str]) -> dict[str, str]:
+    return {"paths": msgspec.json.encode(list(paths)).decode()}
