@@ -29,7 +29,8 @@ UNSTABLE: Mapping[str, Collection[str]] = {
 def dump(path: str | os.PathLike[str], *, without: Mapping[str, Collection[str]] | None = None) -> dict[str, list[Row]]:
     """Every table's rows, sorted, without the columns of `UNSTABLE` and those of `without` (table: columns).
 
-    A table all of whose columns are left out is left out. Of `missing_since_ms` it is kept whether it is set.
+    A table all of whose columns are left out is left out. Of `missing_since_ms` it is kept whether it is set. A damaged
+    table with text that is not UTF-8 has one row that says so.
     """
     left_out = {table: {*columns, *(without or {}).get(table, ())} for table, columns in UNSTABLE.items()}
     left_out |= {table: set(columns) for table, columns in (without or {}).items() if table not in left_out}
@@ -44,7 +45,10 @@ def dump(path: str | os.PathLike[str], *, without: Mapping[str, Collection[str]]
                 wanted.append("missing_since_ms IS NOT NULL")
             if wanted:
                 rows = connection.execute(f'SELECT {", ".join(wanted)} FROM "{table}"')  # noqa: S608 - from the schema
-                found[table] = sorted(map(tuple, rows), key=repr)
+                try:
+                    found[table] = sorted(map(tuple, rows), key=repr)
+                except UnicodeDecodeError:
+                    found[table] = [("not UTF-8",)]
         return found
     finally:
         connection.close()

@@ -380,7 +380,8 @@ def test_the_journal_of_both_seams_ends_in_what_is_on_the_disk(tmp_path: Path) -
     image = [each for each in session.files.images(Random(1)) if each.how == "kept, all names"][-1]
     there = {str(path.relative_to(session.home)): path.read_bytes() for path in files_below(session.home)}
     assert {path: content for path, content in image.names.items() if content is not None} == there
-    assert {path for path in there if ".sqlite" in path} == {"engine/state_1.sqlite", "engine/jobs_1.sqlite"}
+    databases = {"engine/state_1.sqlite", "engine/jobs_1.sqlite", "engine/history_1.sqlite"}
+    assert {path for path in there if ".sqlite" in path} == databases
     assert len(image.marks) == len(session.promises) - 1 == 16
 
 

@@ -34,6 +34,9 @@ NOT_AUDITED = {"facts", "index_names", "fact_streams", "set_aside", "backfill", 
 HISTORY = {"divergences", "failures"}
 """Tables that tell what was met, which no file tells again."""
 
+FOR_PEOPLE = {"migrations": ("name",)}
+"""What nothing asks for: a flip in it is no damage to anybody."""
+
 HEADER = {
     "magic": 3, "page size": 16, "write version": 18, "read version": 19, "reserved bytes": 20, "fractions": 21,
     "change counter": 27, "size in pages": 31, "first free page": 35, "free pages": 39, "schema cookie": 43,
@@ -63,8 +66,8 @@ class Bench:
 
     def dump(self) -> dict[str, list[tuple]]:
         try:
-            return dump(self.state / "state_1.sqlite")
-        except (UnicodeDecodeError, apsw.CorruptError):
+            return dump(self.state / "state_1.sqlite", without=FOR_PEOPLE)
+        except apsw.CorruptError:
             return {"threads": []}  # other than it was in any case
 
     def digest(self) -> str:
