@@ -175,7 +175,7 @@ class Database:
                 database._writer = setup.in_memory()
             else:
                 with files_translated("open", place.path):
-                    database._open_file(place)
+                    database._open_what_is_there(place)
         except BaseException:
             database.close()
             raise

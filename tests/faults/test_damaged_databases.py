@@ -311,7 +311,11 @@ def test_a_schema_or_a_note_of_migrations_that_is_damaged_ends_with_the_same_row
     assert connection.changes() == 1
     connection.close()
     outcome = check(bench, wrong)
-    assert outcome == "set aside" or (outcome == "the same" and "runnjng" in wrong)  # seen by an audit, and not before
+    if "runnjng" in wrong and outcome == "the same":  # no query meets a constraint's words; an audit compares them
+        with bench.opened() as opened:
+            assert "damaged_database" in {found.class_ for found in opened.audit().findings}
+        return
+    assert outcome == "set aside"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -470,7 +474,7 @@ def test_four_that_have_it_open_go_on_when_the_file_goes(bench: Bench, instead: 
     for lister in listers:
         said, errors = lister.communicate("end\n", timeout=120)
         assert (lister.returncode, errors, said) == (0, "", f"{len(bench.made)} None\n")
-    # Each file once; the -wal of a file that was taken away belongs to none, and may cost its successor too.
-    assert bench.aside("state_1.sqlite") <= 6
+    # Each file once. Where garbage takes its place the old -wal stays beside it, and may cost the successor too.
+    assert bench.aside("state_1.sqlite") <= (6 if instead else 3)
     shutil.rmtree(bench.state / "quarantine", ignore_errors=True)
     assert check(bench, "all went on") == "the same"
