@@ -225,10 +225,10 @@ threading.Thread(target=hold, daemon=True).start()
 inside.wait()
 child = os.fork()
 if child == 0:
+    print(os.getpid(), flush=True)  # by now it has given up what it inherited
     os.close(1)
     sys.stdin.read()
     os._exit(0)
-print(child, flush=True)
 sys.stdin.readline()
 """
 
