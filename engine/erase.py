@@ -358,7 +358,10 @@ _TABLES = {
 """Where rows of a thread are, and by what they are found. Facts follow the journal."""
 
 _PATHS = "SELECT path FROM streams WHERE thread_id IN (SELECT value FROM json_each(:ids))"
-_SPAWNED = "SELECT id FROM threads WHERE parent_thread_id IN (SELECT value FROM json_each(:ids)) ORDER BY id"
+_SPAWNED = """
+    SELECT id FROM threads WHERE parent_thread_id IN (SELECT value FROM json_each(:ids))
+    UNION SELECT thread_id FROM agents WHERE parent_thread_id IN (SELECT value FROM json_each(:ids)) ORDER BY 1
+"""
 
 
 _REAPPEARED = """

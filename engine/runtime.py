@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from engine import __version__
+from engine.agents import Agents
 from engine.audit.compare import Auditor
 from engine.audit.findings import AuditReport
 from engine.audit.foreign import CodexAuditor, CodexReport
@@ -23,6 +24,8 @@ from engine.audit.repair import Repairer, RepairParts, RepairReport
 from engine.audit.sides import side_findings
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
+from engine.decisions import Decisions
+from engine.device_keys import Bindings, HomeKeys
 from engine.erase import Eraser
 from engine.errors import EngineError, ReadOnlyHome, StoreError
 from engine.follow import Follower
@@ -358,6 +361,9 @@ class Engine:
             clock=clock,
             files=files,
         )
+        decisions = Decisions(journal, self._facts)
+        self.agents = Agents(home, fresh, decisions, self.threads)
+        self.device_keys = HomeKeys(Bindings(fresh, decisions), clock)
         index = TurnIndex(home, history_rows, history, options=options, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
         audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)

@@ -253,6 +253,17 @@ class Sweep:
                     file_value=each.target,
                 )
 
+        for thread_id, parent, path in transaction.rows(_ATTACHED):
+            if self._is_asked(thread_id, path):
+                yield finding(
+                    "dangling_edge",
+                    f"it was attached to {parent}, which is no thread of this home",
+                    path=path,
+                    thread_id=thread_id,
+                    field="agents.parent_thread_id",
+                    file_value=parent,
+                )
+
     def _is_asked(self, thread_id: str | None, path: str) -> bool:
         return self._only is None or path in self._only or thread_id in self._only
 
@@ -268,6 +279,12 @@ class Sweep:
 
 _NAMED = "SELECT rollout_path FROM threads WHERE id = :id"
 _MOVING = "SELECT 1 FROM facts WHERE thread_id = :id AND archive_pending = 1"
+
+_ATTACHED = """
+    SELECT agents.thread_id, agents.parent_thread_id, threads.rollout_path
+    FROM agents JOIN threads ON threads.id = agents.thread_id
+    WHERE agents.parent_thread_id IS NOT NULL AND agents.parent_thread_id NOT IN (SELECT id FROM threads)
+"""
 
 _ROWS = """
     SELECT id, rollout_path, EXISTS (SELECT 1 FROM streams WHERE thread_id = id), facts.dismissed_at_ms IS NOT NULL,
