@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from engine.runtime import Engine
 
 _ID = "019ddd9d-f053-7991-a505-b639f6b80c15"
-_TITLE_MAX = 60
+_TITLE_MIN = 8
+_GUIDE = 4
+"""How far each level of a tree is moved in."""
+_UNCUT = 100_000
 _STYLES = {"open": "green", "closed": "dim"}
 
 
@@ -43,7 +46,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.callback(invoke_without_command=True)
 def agents_root(context: typer.Context, home: Home = None, state_dir: StateDir = None, as_json: Json = False) -> None:
-    """Show which threads were spawned by which, and close or reopen them."""
+    """Draw the tree of agents, close or reopen some."""
     group(context, Asked(home, state_dir, as_json))
 
 
@@ -88,9 +91,9 @@ def agents_close(
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """Note that an agent and all open ones below it are closed, children first.
+    """Close an agent and the open ones below it.
 
-    It stops no process, and works for agents of other programs. It may be repeated.
+    They are noted as closed, children first. It stops no process, and works for agents of other programs. It may be repeated.
     """
     asked = asked_of(context, Asked(home, state_dir, as_json))
     known = text(thread_id, "The id")
@@ -112,9 +115,10 @@ def agents_resume(
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """Note that an agent is open again, and list what is open below it, parents first.
+    """Reopen an agent; list the open ones below it.
 
-    It starts no process: the list is the order in which a program brings them back. Closed agents below stay closed.
+    It starts no process: the list, parents first, is the order in which a program brings them
+    back. Closed agents below stay closed.
     """
     asked = asked_of(context, Asked(home, state_dir, as_json))
     with asked.open() as engine:
@@ -169,8 +173,12 @@ def _draw(console: Console, found: AgentTree) -> None:
     below: dict[str, list[Agent]] = defaultdict(list)
     for agent in found.agents:
         below[agent.parent_thread_id or ""].append(agent)
+    width = console.width
+    console.width = max(
+        width, _UNCUT
+    )  # rich would cut ids; a line that is longer than the terminal is the terminal's to wrap
     for root in found.roots:
-        drawn = Tree(_line(root), guide_style="dim")
+        drawn = Tree(_line(root, width), guide_style="dim")
         waiting: list[tuple[Any, str]] = [(drawn, root.id)]
         come_to = {root.id}
         while waiting:
@@ -178,22 +186,27 @@ def _draw(console: Console, found: AgentTree) -> None:
             for agent in below[thread_id]:
                 if agent.id not in come_to:
                     come_to.add(agent.id)
-                    waiting.append((branch.add(_line(agent)), agent.id))
-        console.print(drawn, soft_wrap=True)
+                    waiting.append((branch.add(_line(agent, width)), agent.id))
+        console.print(drawn)
     if not found.roots:
         console.print("no agents", style="dim")
 
 
-def _line(agent: Agent) -> Any:
+def _line(agent: Agent, width: int) -> Any:
+    """Who an agent is; of its title as much as the terminal has room for."""
     from rich.text import Text
 
-    line = Text(output.plain(agent.id), style="bold")
+    line = Text(output.plain(agent.id), style="bold", no_wrap=True, overflow="ignore")
     if agent.status is not None:
         line.append(f"  {output.plain(agent.status)}", style=_STYLES.get(agent.status, "yellow"))
     for word in _words(agent):
         line.append(f"  {word}", style="")
     if agent.missing:
         line.append("  gone", style="yellow")
+    room = width - _GUIDE * agent.depth - len(line) - 2
+    title = output.plain(agent.title or "")
+    if title and room >= _TITLE_MIN:
+        line.append(f"  {title if len(title) <= room else title[: room - 1] + '…'}", style="dim")
     return line
 
 
@@ -202,8 +215,5 @@ def _words(agent: Agent) -> Iterator[str]:
     for word in told:
         if word:
             yield output.plain(word)
-    if agent.title:
-        title = output.plain(agent.title)
-        yield title if len(title) <= _TITLE_MAX else f"{title[: _TITLE_MAX - 1]}…"
     if agent.archived:
         yield "archived"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from engine.projections.device_keys import Binding
 
+_KEY_CHARACTERS = 50
 _KEY = "dk_tpm_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 
 app = typer.Typer(rich_markup_mode=None)
@@ -27,7 +28,7 @@ app = typer.Typer(rich_markup_mode=None)
 def device_keys_root(
     context: typer.Context, home: Home = None, state_dir: StateDir = None, as_json: Json = False
 ) -> None:
-    """Show which device keys are bound to which account and client."""
+    """Show which device keys are bound to whom."""
     group(context, Asked(home, state_dir, as_json))
 
 
@@ -78,9 +79,10 @@ def _show_all(console: Console, found: list[Binding]) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("key", "account", "client", "bound"):
-        table.add_column(name, no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("key", no_wrap=True, min_width=_KEY_CHARACTERS)
+    for name in ("account", "client", "bound"):
+        table.add_column(name, overflow="fold")
     for each in found:
         cells = (each.key_id, each.account_user_id, each.client_id)
         table.add_row(*(output.plain(cell) for cell in cells), _told("created_at_ms", each.created_at_ms))

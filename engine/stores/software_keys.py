@@ -9,6 +9,7 @@ Needs the extra `device-keys`. A file appears whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ class SoftwareKeys:
         try:
             self._write(key_id, data)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._files.remove(self._path(key_id), op="device_keys.remove")  # a key that nobody is told of
             raise DeviceKeyUnusable(
                 f"A device key could not be written to {self._folder}: {error.strerror}.",
                 hint="Make room, or name a folder that can be written.",
@@ -115,14 +118,13 @@ class SoftwareKeys:
         beside = f"{path}.tmp"
         files.ensure_folder(self._folder, op="device_keys.folder")
         fd = files.create(beside, op="device_keys.create")
-        try:
+        with contextlib.ExitStack() as after:
+            after.callback(files.remove, beside, op="device_keys.remove")
+            after.callback(files.close, fd, op="device_keys.close")
             while data:
                 data = data[files.write(fd, data, op="device_keys.write") :]
             files.sync(fd, op="device_keys.sync")
             files.link(beside, path, op="device_keys.link")
-        finally:
-            files.close(fd, op="device_keys.close")
-            files.remove(beside, op="device_keys.remove")
         files.sync_folder(self._folder, op="device_keys.sync_folder")
 
     def _path(self, key_id: str) -> str:
