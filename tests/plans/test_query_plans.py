@@ -6,6 +6,7 @@ may be gone through from end to end by the statements below, each for its reason
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -38,6 +39,10 @@ SCANS = {
     "SELECT id, rollout_path, EXISTS": AN_AUDIT_READS_ALL,
     "SELECT 'streams', path FROM streams": AN_AUDIT_READS_ALL,
     "SELECT thread_id, name": AN_AUDIT_READS_ALL,
+    "SELECT thread_id, status, status_at_ms": AN_AUDIT_READS_ALL,
+    "SELECT agents.thread_id, agents.parent_thread_id": AN_AUDIT_READS_ALL,
+    "SELECT threads.id, threads.parent_thread_id AS parent": "the graph of a whole home, asked for by `agents tree`",
+    "SELECT key_id, account_user_id": "every device key is listed; they are few",
     "SELECT type, name FROM sqlite_schema": AN_AUDIT_READS_ALL,
     "SELECT thread_id, erase_due_ms FROM facts WHERE erase_pending = 1": "an index of the pending ones alone",
     "SELECT thread_id, redaction FROM facts WHERE redaction IS NOT NULL": "an index of the pending ones alone",
@@ -65,6 +70,7 @@ SCANS = {
 """Beginnings of statements that may scan a table."""
 
 PAGES = "SELECT threads.id, threads.rollout_path"
+KEY = "dk_tpm_" + "A" * 43
 KEYS = ("created_at", "updated_at", "recency_at")
 
 
@@ -116,6 +122,7 @@ def run_a_session(home, made):
         for each in made:
             opened.turns.list(each.id, limit=1)
             opened.items.list(each.id, limit=1)
+        ask_the_graph(opened, made)
         opened.audit()
         opened.status()
         os.unlink(home / made[3].path)
@@ -131,6 +138,19 @@ def run_a_session(home, made):
         opened.threads.erase(made[1].id, include_children=True)
         opened.threads.redact(opened.threads.list().threads[0].id, offset=opened_at(opened))
         opened.threads.export(None, str(home / "all.zip"))
+
+
+def ask_the_graph(opened, made):
+    """With an agent that was attached, one that was closed, and a device key, so that each statement finds something."""
+    opened.agents.attach(made[1].id, made[0].id)
+    opened.agents.close(made[1].id)
+    for status in (None, "open"):
+        opened.agents.descendants(made[0].id, status)
+    opened.agents.ancestors(made[1].id)
+    opened.agents.tree()
+    asyncio.run(opened.device_keys.bindings.put(KEY, "account", "client"))
+    opened.device_keys.bindings.find(KEY)
+    opened.device_keys.bindings.list()
 
 
 def repair_all(opened):
@@ -210,3 +230,11 @@ def test_every_value_is_bound(planned):
     for statement in planned:
         for value in ("/home/dev", "019b", "gpt-", "cli'"):
             assert value not in statement
+
+
+def test_children_of_agents_are_found_by_both_parents(planned):
+    """The one that the rollout names, and the one that the agent was attached to."""
+    (plan,) = [plan for statement, plan in planned.items() if ":parents" in statement]
+    assert any("threads USING INDEX threads_by_parent (parent_thread_id=?)" in step for step in plan)
+    assert any("agents USING" in step and "agents_by_parent (parent_thread_id=?)" in step for step in plan)
+    assert scanned(plan) == []
