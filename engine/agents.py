@@ -108,13 +108,13 @@ class Agents:
         found, partial = self._fresh.ask(lambda transaction: graph.tree(transaction, thread_id, status))
         return AgentTree(roots=found.roots, agents=found.agents, partial=partial)
 
-    def find_child(self, thread_id: str, agent_path: str) -> Agent | None:
+    def find_child(self, thread_id: str, agent_path: str, status: str | None = None) -> Agent | None:
         """The child with a path (`/root/task`), or None. Raises `AgentPathAmbiguous` where several have it."""
-        return graph.with_path(self.children(thread_id).agents, agent_path)
+        return graph.with_path(self.children(thread_id, status).agents, agent_path)
 
-    def find_descendant(self, thread_id: str, agent_path: str) -> Agent | None:
+    def find_descendant(self, thread_id: str, agent_path: str, status: str | None = None) -> Agent | None:
         """The agent below a thread with a path, or None. Raises `AgentPathAmbiguous` where several have it."""
-        return graph.with_path(self.descendants(thread_id).agents, agent_path)
+        return graph.with_path(self.descendants(thread_id, status).agents, agent_path)
 
     # --- one edge ------------------------------------------------------------------------------------------------
 

@@ -116,7 +116,10 @@ class NoProvider:
 
 
 class Bindings:
-    """The engine's own store: a binding is a record in the home's journal, and a row that follows from it."""
+    """The engine's own store: a binding is a record in the home's journal, and a row that follows from it.
+
+    An answer knows all of the journal or fails: a signature does not rest on whose a key was some time ago.
+    """
 
     def __init__(self, fresh: Fresh, decisions: Decisions) -> None:
         self._fresh = fresh
@@ -136,14 +139,12 @@ class Bindings:
 
     def list(self) -> list[Binding]:
         """Every binding, by key id. Blocks, as all of the engine's own calls do."""
-        found, _ = self._fresh.ask(all_bindings)
-        return found
+        return self._fresh.ask_decided(all_bindings)
 
     def find(self, key_id: str) -> Binding | None:
         """A key's binding, or None. Raises `DeviceKeyInvalid`."""
         check_key_id(key_id)
-        found, _ = self._fresh.ask(lambda transaction: binding_of(transaction, key_id))
-        return found
+        return self._fresh.ask_decided(lambda transaction: binding_of(transaction, key_id))
 
 
 class DeviceKeys:

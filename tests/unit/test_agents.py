@@ -150,6 +150,10 @@ def test_ag_05_a_path_finds_none_one_or_is_refused(home: Path) -> None:
         with pytest.raises(AgentPathAmbiguous) as refused:
             e.agents.find_descendant(id_of(1), "/root/a/c")
         assert refused.value.agents == [id_of(4), id_of(7)]
+        e.agents.close(id_of(7))
+        still = e.agents.find_descendant(id_of(1), "/root/a/c", "open")
+        assert still is not None
+        assert still.id == id_of(4), "a path may be given again once its agent is closed"
 
 
 def test_h4_an_agent_that_was_never_written_to_is_no_agent(home: Path, e: engine.Engine) -> None:

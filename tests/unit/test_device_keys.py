@@ -686,6 +686,34 @@ def test_an_erasure_and_a_bundle_leave_bindings_where_they_are(tmp_path: Path) -
         assert other.device_keys.bindings.list() == [], "a key is a machine's, and goes with no thread"
 
 
+def test_a_follower_is_told_of_a_binding_as_of_a_decision_about_no_thread(tmp_path: Path) -> None:
+    with opened(tmp_path / "home") as e:
+        put(e)
+        with e.follow(start="beginning", decisions=True) as follower:
+            found = follower.poll()
+        assert isinstance(found, engine.Followed)
+        assert (found.thread_id, found.record.payload["type"], found.record.payload["key_id"]) == (None, BOUND, KEY)
+
+
+def test_a_signature_does_not_rest_on_a_row_that_is_behind_the_journal(tmp_path: Path) -> None:
+    """Another process bound the key anew, and its record cannot be applied here for a while."""
+    with opened(tmp_path / "home") as e:
+        provider = Provider()
+        found = e.device_keys.over(provider, targets=[TARGET])
+        asyncio.run(found.create("account-1", "client-1"))
+        with opened(tmp_path / "home") as other:
+            put(other, account="account-2")
+        with pytest.raises(DeviceKeyForeign):
+            asyncio.run(found.sign(KEY, CONNECTION))
+        with opened(tmp_path / "home") as other:
+            put(other, account="account-1")
+        (tmp_path / "home" / "engine" / "journal" / "000000000000.jsonl").rename(tmp_path / "aside")
+        (tmp_path / "home" / "engine" / "journal" / "000000000000.jsonl").symlink_to(tmp_path / "aside")
+        with pytest.raises(EngineError):
+            asyncio.run(found.sign(KEY, CONNECTION))
+        assert "sign" not in provider.asked
+
+
 def test_bindings_of_a_moved_home_are_those_of_the_home(tmp_path: Path) -> None:
     with opened(tmp_path / "home") as e:
         put(e)
