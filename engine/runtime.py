@@ -26,6 +26,7 @@ from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
 from engine.errors import EngineError, ReadOnlyHome, StoreError
 from engine.follow import Follower
+from engine.goals import Goals
 from engine.history import Items, Turns
 from engine.holdings import RemovalParts
 from engine.options import Options
@@ -358,6 +359,7 @@ class Engine:
             clock=clock,
             files=files,
         )
+        self.goals = Goals(parts, self._writers, fresh, self._facts, journal)
         index = TurnIndex(home, history_rows, history, options=options, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
         audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)

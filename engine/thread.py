@@ -102,6 +102,11 @@ class Thread:
         return self._identity.id
 
     @property
+    def path(self) -> str:
+        """Its rollout's logical path; with the first append there is a file."""
+        return self._identity.path
+
+    @property
     def history_mode(self) -> str:
         """`paginated` or `legacy`; a thread keeps its mode."""
         return self._identity.history_mode
