@@ -21,7 +21,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from engine.decisions import Decisions
-from engine.errors import EngineClosed, InvalidRequest, StoreError
+from engine.errors import InvalidRequest, StoreError
 from engine.events.goals import (
     KIND,
     Account,
@@ -56,9 +56,6 @@ from engine.stores.rollouts import Located, open_source
 from engine.stores.watermarks import Watermark
 from engine.thread import Thread, WriterParts
 from engine.writers import Writers
-
-_TRIES = 3
-"""How often a thread that its owner closes under a call is opened again."""
 
 _MARK = b'"thread_goal_updated"'
 _MARK_WITHIN = 200
@@ -248,18 +245,11 @@ class Goals:
         """Decide by what the thread's file says, and write down what was decided."""
         self._check(thread_id)
         decide(thread_id.lower(), None, command, 0)  # what no goal can be is refused before anything is opened
-        for last in (False,) * (_TRIES - 1) + (True,):
-            try:
-                with self._writers.borrowed(thread_id, adopt=adopt) as thread:
-                    outcome = decide(thread.id, self._in_file(thread), command, thread.now_ms())
-                    if outcome.records:
-                        thread.append(outcome.records)
-                    return outcome
-            except EngineClosed:
-                self._parts.alive.check()
-                if last:
-                    raise
-        raise AssertionError
+        with self._writers.borrowed(thread_id, adopt=adopt) as thread:
+            outcome = decide(thread.id, self._in_file(thread), command, thread.now_ms())
+            if outcome.records:
+                thread.append(outcome.records)
+            return outcome
 
     def _in_file(self, thread: Thread) -> Goal | None:
         """The goal of a thread that is open here. Nobody else writes its rollout, so only what is new in it is read."""

@@ -164,8 +164,10 @@ class Writers:
         self._check_writable()
         with self.alone(thread_id) as here:
             if here is not None:
-                yield here
-                return
+                with here.kept_open() as is_open:
+                    if is_open:
+                        yield here
+                        return
             found = self._resumed(self._history.row(thread_id).id, adopt=adopt, durability="durable", settings={})
             with found:
                 yield found

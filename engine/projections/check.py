@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from engine.options import Options
-from engine.projections.goals import goal_row
 from engine.projections.fold import Folded, Folder, SetAside
+from engine.projections.goals import goal_row
 from engine.projections.registry import THREADS
 from engine.projections.threads import COLUMNS, ThreadState, stream_of, thread_row
 from engine.stores.files import Files
