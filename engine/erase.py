@@ -352,6 +352,7 @@ _TABLES = {
     "streams": "path IN (SELECT value FROM json_each(:paths))",
     "watermarks": "stream IN (SELECT value FROM json_each(:paths))",
     "set_aside": "stream IN (SELECT value FROM json_each(:paths))",
+    "goals": "stream IN (SELECT value FROM json_each(:paths))",
     "divergences": "thread_id IN (SELECT value FROM json_each(:ids))",
     "failures": "path IN (SELECT value FROM json_each(:paths))",
 }

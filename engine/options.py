@@ -61,6 +61,9 @@ class Options:
     background_scan_s: float = 30.0
     """How often an open engine looks at the home by itself and catches up; 0 is never. More often costs a stat a file."""
 
+    goals: bool = True
+    """Whether threads have goals: without, every call of `engine.goals` is refused, and a fork is given none."""
+
     follow_poll_ms: int = 100
     """How often a follower looks at what is busy where no event tells of changes. Lower costs processor time, higher delay."""
 

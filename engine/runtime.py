@@ -29,6 +29,7 @@ from engine.device_keys import Bindings, HomeKeys
 from engine.erase import Eraser
 from engine.errors import EngineError, ReadOnlyHome, StoreError
 from engine.follow import Follower
+from engine.goals import Goals
 from engine.history import Items, Turns
 from engine.holdings import RemovalParts
 from engine.options import Options
@@ -364,6 +365,7 @@ class Engine:
         decisions = Decisions(journal, self._facts)
         self.agents = Agents(home, fresh, decisions, self.threads)
         self.device_keys = HomeKeys(Bindings(fresh, decisions), clock)
+        self.goals = Goals(parts, self._writers, fresh, self._facts, journal)
         index = TurnIndex(home, history_rows, history, options=options, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
         audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)

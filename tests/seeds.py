@@ -176,6 +176,10 @@ def wrong_set_aside(seeding):
     )
 
 
+def wrong_goal(seeding):
+    seeding.sql("INSERT INTO goals VALUES (:path, 'g', 'that no record tells of', 'active', NULL, 0, 0, 1, 1, 0)")
+
+
 def truncated_file(seeding):
     """What is left begins as it did, and nothing of the end is told by digests of what is left."""
     content = seeding.path.read_bytes()
@@ -265,6 +269,7 @@ AFTERWARDS = [
     lying_watermark,
     wrong_stream,
     wrong_set_aside,
+    wrong_goal,
     rewritten_history,
     truncated_file,
     newer_projection,
@@ -293,6 +298,7 @@ MENDED = {
     "lying_watermark",
     "wrong_stream",
     "wrong_set_aside",
+    "wrong_goal",
     "rewritten_history",
     "truncated_file",
     "torn_tail",

@@ -37,6 +37,7 @@ CLASSES: dict[str, tuple[Severity, str]] = {
     "wrong_stream": ("error", "what the tables know of a rollout is not what the file says"),
     "wrong_set_aside": ("error", "the list of set-aside records is not what the bytes give"),
     "wrong_rows": ("error", "the rows of a projection of one's own are not what the file says"),
+    "wrong_goal": ("error", "the row of a goal is not what the rollout's records say of it"),
     "rewritten_history": ("error", "the bytes before the watermark are not those that were followed"),
     "truncated_file": ("error", "the file is shorter than what was followed, and is what it was before that"),
     "newer_projection": ("warning", "a newer release wrote these rows, and they are left to it"),

@@ -274,5 +274,6 @@ _REMOVE = {
     "streams": "DELETE FROM streams WHERE path = :path AND NOT EXISTS (SELECT 1 FROM watermarks WHERE stream = :path)",
     "watermarks": "DELETE FROM watermarks WHERE stream = :path AND NOT EXISTS (SELECT 1 FROM streams WHERE path = :path)",
     "set_aside": "DELETE FROM set_aside WHERE stream = :path AND NOT EXISTS (SELECT 1 FROM watermarks WHERE stream = :path)",
+    "goals": "DELETE FROM goals WHERE stream = :path AND NOT EXISTS (SELECT 1 FROM watermarks WHERE stream = :path)",
 }
 """By table, what removes a row that nothing stands behind."""

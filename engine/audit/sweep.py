@@ -303,6 +303,8 @@ _ORPHANS = """
     UNION ALL
     SELECT DISTINCT 'set_aside', stream FROM set_aside
     WHERE NOT EXISTS (SELECT 1 FROM watermarks WHERE watermarks.stream = set_aside.stream)
+    UNION ALL
+    SELECT 'goals', stream FROM goals WHERE NOT EXISTS (SELECT 1 FROM watermarks WHERE watermarks.stream = goals.stream)
 """
 
 _ROLLOUT = """

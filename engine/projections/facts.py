@@ -24,6 +24,7 @@ from engine.options import Options
 from engine.projections.agents import AGENTS
 from engine.projections.decided import Decision, Effects, Shape, Values
 from engine.projections.device_keys import DEVICE_KEYS
+from engine.projections.goal_facts import GOAL_FACTS
 from engine.projections.thread_facts import THREAD_FACTS
 from engine.stores.digests import BLOCK_BYTES, tail_digest
 from engine.stores.files import Files, FileStat
@@ -41,7 +42,7 @@ LOST_SWAPS_MAX = 3
 _OPEN_END = b"open"
 """State of a watermark whose last line counts and has no LF yet: when more comes, the stream is applied anew."""
 
-FAMILIES = (THREAD_FACTS, AGENTS, DEVICE_KEYS)
+FAMILIES = (THREAD_FACTS, AGENTS, DEVICE_KEYS, GOAL_FACTS)
 """All that the journal decides; a tag more, or one read otherwise, raises `VERSION`."""
 
 INDEX_NAMES = Shape("index_names", ("thread_id",), ("name", "name_at_ms"))

@@ -691,7 +691,7 @@ def test_a_watermark_can_be_computed_from_the_bytes_as_the_page_says(tmp_path: P
         chain = bytes(16)
         for start in range(0, len(data) - 65_535, 65_536):
             chain = xxh3_128_digest(chain + data[start : start + 65_536])
-        wanted[each.path] = (1, each.followed, each.ordinal, chain, xxh3_128_digest(data[-65_536:]))
+        wanted[each.path] = (2, each.followed, each.ordinal, chain, xxh3_128_digest(data[-65_536:]))
     with engine.open(str(home), state_dir=str(tmp_path / "state")) as opened:
         opened.backfill()
         with tables(opened) as transaction:

@@ -36,6 +36,9 @@ SCANS = {
     "DELETE FROM streams WHERE path NOT IN": ONCE_A_REBUILD,
     "DELETE FROM threads WHERE id NOT IN": ONCE_A_REBUILD,
     "DELETE FROM set_aside WHERE stream NOT IN": ONCE_A_REBUILD,
+    "DELETE FROM goals WHERE stream NOT IN": ONCE_A_REBUILD,
+    "SELECT thread_id, goal_id, deleted_at_ms FROM goal_deletions": AN_AUDIT_READS_ALL,
+    "SELECT thread_id, goal_id, objective": "a list of the goals of all threads, which are few",
     "SELECT id, rollout_path, EXISTS": AN_AUDIT_READS_ALL,
     "SELECT 'streams', path FROM streams": AN_AUDIT_READS_ALL,
     "SELECT thread_id, name": AN_AUDIT_READS_ALL,
@@ -116,6 +119,10 @@ def run_a_session(home, made):
         opened.threads.list(cwd="/a", source="cli", model_provider="x", search="x", counts=True)
         opened.threads.list(counts=True)
         opened.threads.get(made[0].id)
+        opened.goals.get(made[0].id)
+        opened.goals.list(status="active")
+        opened.goals.replace(made[0].id, "all tests pass", adopt=True)
+        opened.goals.clear(made[0].id)
         for own in opened.projections.values():
             own.rows("SELECT 1 FROM watermarks")
         opened.threads.fetch(made[0].id)
@@ -155,7 +162,7 @@ def ask_the_graph(opened, made):
 
 def repair_all(opened):
     """A repair has a statement for each table that rows are removed from, and one for what it finds unreadable no more."""
-    for table in ("threads", "streams", "watermarks", "set_aside"):
+    for table in ("threads", "streams", "watermarks", "set_aside", "goals"):
         step = Step(action="remove_row", classes=[], does="", thread_id="none", path="none", target=table)
         opened._repairer._carry_out(step, offline=False)
     step = Step(action="fold", classes=[], does="", path="sessions/none")

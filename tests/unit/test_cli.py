@@ -386,9 +386,9 @@ def test_show_is_the_row_with_what_the_file_says(run: Run, home: Path) -> None:
     result = run("--home", home, "threads", "show", NEW, "--json")
     assert (result.code, result.err) == (0, "")
     shown = result.document
-    more = ["differences", "history_rewritten", "lag_bytes", "records", "damaged", "set_aside"]
+    more = ["goal", "differences", "history_rewritten", "lag_bytes", "records", "damaged", "set_aside"]
     assert list(shown) == [*COLUMNS, *more]
-    assert [shown[name] for name in ("id", "title", *more)] == [NEW, "Water the plants", [], False, 0, 3, 0, 0]
+    assert [shown[name] for name in ("id", "title", *more)] == [NEW, "Water the plants", None, [], False, 0, 3, 0, 0]
 
 
 def test_show_ends_with_1_when_row_and_file_differ_and_answers_from_the_file(run: Run, home: Path) -> None:
