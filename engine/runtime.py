@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from engine import __version__
 from engine.agents import Agents
@@ -25,7 +26,6 @@ from engine.audit.sides import side_findings
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.decisions import Decisions
-from engine.device_keys import Bindings, HomeKeys
 from engine.erase import Eraser
 from engine.errors import EngineError, ReadOnlyHome, StoreError
 from engine.follow import Follower
@@ -64,6 +64,9 @@ from engine.thread import WriterParts
 from engine.threads import Threads
 from engine.writers import Writers
 
+if TYPE_CHECKING:
+    from engine.device_keys import HomeKeys
+
 STATE_SHAPE = 1
 JOBS_SHAPE = 1
 
@@ -98,6 +101,13 @@ class Engine:
     def projections(self) -> Mapping[str, OwnRows]:
         """By name, the rows of the projections that were given to `engine.open`."""
         return self._own_rows
+
+    @cached_property
+    def device_keys(self) -> HomeKeys:
+        """The device keys that are bound in this home; see `engine.device_keys`."""
+        from engine.device_keys import Bindings, HomeKeys  # noqa: PLC0415 - asyncio is slow to import, and few need it
+
+        return HomeKeys(Bindings(self._fresh, self._decisions), self._clock)
 
     def backfill(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
         """Bring every row up to date with every rollout; see `engine.projections.backfill`."""
@@ -362,9 +372,8 @@ class Engine:
             clock=clock,
             files=files,
         )
-        decisions = Decisions(journal, self._facts)
-        self.agents = Agents(home, fresh, decisions, self.threads)
-        self.device_keys = HomeKeys(Bindings(fresh, decisions), clock)
+        self._decisions = Decisions(journal, self._facts)
+        self.agents = Agents(home, fresh, self._decisions, self.threads)
         self.goals = Goals(parts, self._writers, fresh, self._facts, journal)
         index = TurnIndex(home, history_rows, history, options=options, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)

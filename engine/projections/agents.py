@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -169,13 +170,22 @@ def _below(transaction: Transaction, parents: Sequence[str] | None) -> list[Agen
     return [_agent(row) for row in transaction.rows(_CHILDREN, {"parents": _json(parents)})]
 
 
-def _agent(row: Sequence[Value]) -> Agent:
-    fields = dict(zip(_FIELDS, row, strict=True))
-    parent = fields["parent_thread_id"]
-    if isinstance(parent, str):
-        fields["parent_thread_id"] = parent.lower()
-    fields |= {"archived": bool(fields["archived"]), "missing": bool(fields["missing"])}
-    return msgspec.convert(fields, Agent)
+def _agent(row: Sequence[Any]) -> Agent:
+    """A row of one of the statements below."""
+    thread_id, parent, status, status_at_ms, path, nickname, role, title, updated_at_ms, archived, missing = row
+    return Agent(
+        id=thread_id,
+        parent_thread_id=None if parent is None else parent.lower(),
+        status=status,
+        status_at_ms=status_at_ms,
+        agent_path=path,
+        agent_nickname=nickname,
+        agent_role=role,
+        title=title,
+        updated_at_ms=updated_at_ms,
+        archived=bool(archived),
+        missing=bool(missing),
+    )
 
 
 def _json(values: Sequence[str]) -> str:
@@ -211,10 +221,6 @@ AGENTS = Decided(
     tables=(Shape("agents", ("thread_id",), "status status_at_ms parent_thread_id parent_at_ms".split()),),
     tags={STATUS_SET: _status_set, ATTACHED: _attached},
 )
-
-_FIELDS = (
-    "id parent_thread_id status status_at_ms agent_path agent_nickname agent_role title updated_at_ms archived missing"
-).split()
 
 _SPAWN_SOURCE = '{"subagent":{"thread_spawn":'
 
