@@ -177,7 +177,11 @@ def wrong_set_aside(seeding):
 
 
 def wrong_goal(seeding):
-    seeding.sql("INSERT INTO goals VALUES (:path, 'g', 'that no record tells of', 'active', NULL, 0, 0, 1, 1, 0)")
+    """A goal that no record tells of; where the thread has one, another count."""
+    seeding.sql(
+        """INSERT INTO goals VALUES (:path, 'g', 'o', 'active', NULL, 0, 0, 1, 1, 0)
+           ON CONFLICT (stream) DO UPDATE SET tokens_used = goals.tokens_used + 1"""
+    )
 
 
 def truncated_file(seeding):

@@ -181,7 +181,7 @@ def test_a_raised_version_is_rebuilt_after_the_next_open_and_lists_never_shrink(
         plain(self, state, piece)
         state.title = "of the next release"
 
-    monkeypatch.setattr(Threads, "version", 2)
+    monkeypatch.setattr(Threads, "version", Threads.version + 1)
     monkeypatch.setattr(Threads, "close_piece", close_piece)
     seen = []
 

@@ -426,9 +426,11 @@ def test_a_thread_that_is_not_there_has_no_goal_and_is_given_none(bench: Bench) 
             call(NOBODY)
 
 
-def test_without_the_option_there_are_no_goals(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["paginated", "legacy"])
+def test_without_the_option_there_are_no_goals(tmp_path: Path, mode: str) -> None:
+    """A legacy fork has a copy of what its parent said of a goal, which is not its own."""
     with opened(tmp_path / "home") as e:
-        thread = e.threads.create(cwd="/srv")
+        thread = e.threads.create(cwd="/srv", history_mode=mode)
         e.goals.replace(thread.id, "x")
     with opened(tmp_path / "home", options=Options(goals=False)) as e:
         with pytest.raises(InvalidRequest):
@@ -588,7 +590,7 @@ def test_a_record_without_an_id_is_of_a_goal_whose_id_is_derived(bench: Bench) -
 @pytest.mark.parametrize(
     "change",
     [
-        {"objective": "  "}, {"objective": None}, {"threadId": NOBODY},
+        {"objective": "  "}, {"objective": None}, {"threadId": NOBODY, "objective": "of another thread"},
     ],
 )  # fmt: skip
 def test_a_record_that_says_nothing_of_this_threads_goal_changes_nothing(bench: Bench, change: dict[str, Any]) -> None:
