@@ -3,8 +3,8 @@
 An erasure is announced in the journal before the first byte goes and noted as done after the last, and every step can be
 done twice; one that was cut short is finished when the home is opened. The steps: rollouts to the trash or away, the
 thread's records in the journal and its names in `session_index.jsonl` filled over, its log records blanked, what lies in
-quarantine removed, rows and facts removed and the databases written anew, so that no free page keeps what was in them. A thread that others go on
-from is erased only together with them.
+quarantine removed, rows and facts removed and the databases written anew, so that no free page keeps what was in them. A
+thread that others go on from is erased only together with them.
 
 The locks of all of these threads are taken first. Files are removed, not overwritten: what the medium keeps of them is its
 own affair.

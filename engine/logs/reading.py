@@ -7,15 +7,18 @@ waits for this: it is asked here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from msgspec import Struct
 
+from engine.clock import Clock, SystemClock
 from engine.options import Options
 from engine.projections.log_query import Bodies, LogQuery, LogRecord, check, export, max_id, pick
-from engine.projections.logs import LogLag, LogTable
+from engine.projections.logs import LogLag, LogParts, LogTable
 from engine.stores.alive import Alive
 from engine.stores.files import Files
+from engine.stores.layout import Home, open_home
 from engine.stores.log_segments import Removed
 from engine.stores.sqlite import Transaction
 
@@ -45,6 +48,32 @@ class LogStatus(Struct, frozen=True, kw_only=True):
     database_bytes: int
     wal_bytes: int
     lag: LogLag
+
+
+def open_logs(
+    home: str,
+    *,
+    state_dir: str | None = None,
+    options: Options | None = None,
+    clock: Clock | None = None,
+    files: Files | None = None,
+) -> Logs:
+    """The log of a home and nothing else of it: to be closed, or used in a `with` block.
+
+    For tools that look on: no other database is opened, and none made where nothing was ever logged. Raises `HomeMissing`,
+    `HomeNotAFolder`, `HomeUnreadable`.
+    """
+    files = files or Files()
+    return logs_of(open_home(home, state_dir, files), options=options, clock=clock, files=files)
+
+
+def logs_of(
+    home: Home, *, options: Options | None = None, clock: Clock | None = None, files: Files | None = None
+) -> Logs:
+    """The same, for a home that was looked at."""
+    options, files = options or Options(), files or Files()
+    table = LogTable(LogParts(home, None, options, clock or SystemClock(), files))
+    return Logs(table, Alive(), options=options, files=files)
 
 
 class Logs:
@@ -115,6 +144,19 @@ class Logs:
             wal_bytes=sizes[1],
             lag=lag,
         )
+
+    def close(self) -> None:
+        """Close the table; a second call does nothing."""
+        if not self._alive.forked:
+            self._table.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _is_empty(self) -> bool:
         """Whether there is nothing to be asked, so that no file is made for the answer."""

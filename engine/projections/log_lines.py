@@ -44,7 +44,8 @@ class Reading:
         self.number = number
         self.filled = filled
         self._damaged = 0
-        self._sites: dict[int, Site] = {}
+        self._sites: dict[int, tuple[Site, int]] = {}
+        """Sites by their numbers, each with what it adds to the size of a record."""
         self._threads: dict[int, str] = {}
 
     @property
@@ -87,15 +88,16 @@ class Reading:
 
     def _record(self, line: Line, offset: int, end: int) -> Entry:
         said = line.payload
-        site = self._sites.get(said.site, UNKNOWN)
-        size = site.bytes + (len(said.body) if said.body.isascii() else len(said.body.encode()))
+        site, size = self._sites.get(said.site, (UNKNOWN, 0))
+        size += len(said.body) if said.body.isascii() else len(said.body.encode())
         thread = self._threads.get(said.thread, "") if said.thread else ""
         at_us = us_of_text(line.timestamp)
         return Entry(at_us, self, offset, end, site, thread, size, said.dropped, self._take_damaged())
 
     def _learn(self, kind: str, said: Payload) -> None:
         if kind == SITE:
-            self._sites[said.site] = explained_by(said)
+            site = explained_by(said)
+            self._sites[said.site] = site, site.bytes
         elif kind == THREAD:
             self._threads[said.thread] = said.id.lower()
 

@@ -23,6 +23,8 @@ from engine.stores.files import Files
 from engine.stores.sqlite import Row, Transaction, Value
 
 LIMIT_MAX = 100_000
+LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR")
+"""What a least level can be, the least first."""
 
 _BEHIND_BYTES = 48 * 1024
 _AHEAD_BYTES = 16 * 1024
@@ -121,6 +123,8 @@ class Bodies:
 
 def check(query: LogQuery) -> None:
     """Raises `InvalidRequest` for what cannot be meant."""
+    if query.level is not None and query.level.upper() not in LEVELS:
+        raise InvalidRequest(f"{query.level!r} is no level.", hint=f"Say one of {', '.join(LEVELS).lower()}.")
     if query.limit is not None and not 0 <= query.limit <= LIMIT_MAX:
         raise InvalidRequest(f"The limit {query.limit} is not in 0 to {LIMIT_MAX:,}.", hint="Ask for fewer, in pages.")
 

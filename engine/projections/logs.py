@@ -280,7 +280,8 @@ class LogTable:
         if self._parts.home.state is None:
             return None
         path = f"{self._parts.home.state}/{NAME}_{SHAPE}.sqlite{suffix}"
-        found = self._parts.files.stat(path, op="logs.size")
+        with quiet():
+            found = self._parts.files.stat(path, op="logs.size")
         return None if found is None else found.size
 
     def _is_over(self, deadline_ms: int | None, rest: Callable[[], bool] | None) -> bool:

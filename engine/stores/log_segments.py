@@ -31,7 +31,8 @@ _NAME = re.compile(
 )
 _PART = re.compile(r"\d{2,4}", re.ASCII)
 _FUTURE_MS = 24 * 3600 * 1000
-"""A segment that claims to be this much younger than now was made under a wrong clock: it counts as the oldest."""
+"""A segment that claims to be this much younger than now was made under another clock, or ours is wrong now: it is the first to
+go when there are too many, and never for its age."""
 _BLOCK_BYTES = 256 * 1024
 
 
@@ -180,7 +181,7 @@ def _blank(numbers: set[int], line: bytes) -> bytes | None:
 
 def _superfluous(found: Sequence[Segment], now_ms: int, options: Options) -> list[Segment]:
     """Which segments are beyond a bound, when the newest are kept: whatever is older than one that is beyond is, too."""
-    by_age = sorted(found, key=lambda each: (_age_of(each, now_ms), each.path), reverse=True)
+    by_age = sorted(found, key=lambda each: (_believed_ms(each, now_ms) or 0, each.path), reverse=True)
     of_process: dict[str, int] = {}
     total = 0
     gone: list[Segment] = []
@@ -188,7 +189,7 @@ def _superfluous(found: Sequence[Segment], now_ms: int, options: Options) -> lis
         total += segment.stat.size
         of_process[segment.process] = of_process.get(segment.process, 0) + segment.stat.size
         if (
-            now_ms - _age_of(segment, now_ms) > options.log_age_s_max * 1000
+            _is_old(segment, now_ms, options)
             or of_process[segment.process] > options.log_process_bytes_max
             or total > options.log_store_bytes_max
             or count > options.log_segments_max
@@ -197,10 +198,15 @@ def _superfluous(found: Sequence[Segment], now_ms: int, options: Options) -> lis
     return gone[::-1]
 
 
-def _age_of(segment: Segment, now_ms: int) -> int:
-    """When it was last written, as far as the clock can be believed."""
+def _is_old(segment: Segment, now_ms: int, options: Options) -> bool:
+    last_ms = _believed_ms(segment, now_ms)
+    return last_ms is not None and now_ms - last_ms > options.log_age_s_max * 1000
+
+
+def _believed_ms(segment: Segment, now_ms: int) -> int | None:
+    """When it was last written; None where the clock cannot be believed."""
     last_ms = max(segment.started_ms, segment.stat.mtime_ns // 1_000_000)
-    return last_ms if last_ms <= now_ms + _FUTURE_MS else 0
+    return last_ms if last_ms <= now_ms + _FUTURE_MS else None
 
 
 def _remove(state: str, segment: Segment, now_ms: int, files: Files) -> bool:
