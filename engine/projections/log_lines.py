@@ -21,6 +21,10 @@ UNKNOWN = Site(0, "", "", None, None, None)
 """Where a record comes from whose site nobody explained."""
 
 
+_QUEUED_US_MAX = 10_000_000
+"""A segment is named for when it was begun, and its first records may have waited for that in their queue."""
+
+
 class Entry(NamedTuple):
     """A record, or with `site` None the news that a segment was read up to `end`. `thread` is "" where it belongs to none."""
 
@@ -51,7 +55,7 @@ class Reading:
     @property
     def begins_us(self) -> int:
         """From when on its lines can be; 0 where it is known to be under way."""
-        return self.segment.started_ms * 1000 if self.filled == 0 else 0
+        return self.segment.started_ms * 1000 - _QUEUED_US_MAX if self.filled == 0 else 0
 
     def entries(self, state: str, options: Options, files: Files) -> Iterator[Entry]:
         """What is in it behind `filled`, up to its size when it was listed."""

@@ -66,6 +66,7 @@ class RowWriter:
                 _add_segment(transaction, reading)
         kept = self._fitting([entry for entry in batch if entry.site is not None and self._passes(entry.site)])
         numbers = self._partitions(transaction, kept)
+        known = len(self._sites)
         rows: list[dict[str, Value]] = []
         for entry, partition in kept:
             last_id = max(last_id + 1, entry.at_us)
@@ -84,7 +85,7 @@ class RowWriter:
             transaction.run_many(_INSERT, rows)
         _advance(transaction, batch, rows)
         transaction.run(_FILLED_NOW, {"last_id": last_id})
-        if len(self._sites) > SITES_MAX:
+        if len(self._sites) > known and (transaction.row("SELECT count(*) FROM sites") or (0,))[0] > SITES_MAX:
             transaction.run(_DROP_SITES)
             transaction.run(_CLEANED)
 

@@ -134,7 +134,8 @@ class LogTable:
             try:
                 deadline_ms = None if budget_ms is None else self._parts.clock.boot_ms() + budget_ms
                 database = self._database()
-                with database.waiting_at_most(_BUSY_WAIT_MS):
+                is_asked_for = budget_ms is None and rest is None
+                with database.waiting_at_most(self._parts.options.busy_wait_ms if is_asked_for else _BUSY_WAIT_MS):
                     mending(database, lambda: self._fill(database, deadline_ms, rest))
             finally:
                 self._filling.release()
