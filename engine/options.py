@@ -112,8 +112,9 @@ class Options:
     log_rows_max: int = 1_000_000
     """Rows of all log records of a home: some 50 bytes each."""
 
-    log_fill_records: int = 20_000
-    """Log records that are looked at between two transactions on the table of logs."""
+    log_fill_records: int = 50_000
+    """Log records that are looked at between two transactions on the table of logs. More write less: what would be removed
+    again in the same transaction is not written at all."""
 
     log_fill_bytes_min: int = 256 * 1024
     """The background leaves less than this to whoever asks: a transaction writes whole pages, whatever it is for."""

@@ -6,7 +6,8 @@ waits for this: it is asked here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from engine.projections.logs import LogLag, LogParts, LogTable
 from engine.stores.alive import Alive
 from engine.stores.files import Files
 from engine.stores.layout import Home, open_home
+from engine.stores.link import files_translated
 from engine.stores.log_segments import Removed
 from engine.stores.sqlite import Transaction
 
@@ -92,18 +94,19 @@ class Logs:
         """
         query = LogQuery(**wanted)
         check(query)
-        if self._is_empty():
-            return LogPage([], _NO_LAG)
-        records, lag = self._table.ask(lambda transaction: pick(transaction, query, self._bodies()))
-        return LogPage(records, lag)
+        with self._asking() as is_empty:
+            if is_empty:
+                return LogPage([], _NO_LAG)
+            return LogPage(*self._table.ask(lambda transaction: pick(transaction, query, self._bodies())))
 
     def max_id(self, **wanted: Any) -> int:
         """The highest id among the records that are asked for; 0 where there are none. Raises as `query` does."""
         query = LogQuery(**wanted)
         check(query)
-        if self._is_empty():
-            return 0
-        return self._table.ask(lambda transaction: max_id(transaction, query, self._bodies()))[0]
+        with self._asking() as is_empty:
+            if is_empty:
+                return 0
+            return self._table.ask(lambda transaction: max_id(transaction, query, self._bodies()))[0]
 
     def export(self, thread_ids: Sequence[str], *, bytes_max: int | None = None) -> bytes:
         """What these threads logged, with what their latest processes logged beside any thread; whole lines, oldest first.
@@ -111,27 +114,26 @@ class Logs:
         The newest `bytes_max` bytes of it (`log_export_bytes_max` where none are given). Raises `StoreError`.
         """
         most = self._options.log_export_bytes_max if bytes_max is None else bytes_max
-        if self._is_empty() or not thread_ids:
-            return b""
-        return self._table.ask(lambda transaction: export(transaction, thread_ids, self._bodies(), most))[0]
+        with self._asking() as is_empty:
+            if is_empty or not thread_ids:
+                return b""
+            return self._table.ask(lambda transaction: export(transaction, thread_ids, self._bodies(), most))[0]
 
     def fill(self) -> LogLag:
-        """Give rows to all that has none; what is left where that was kept from going on. Raises `StoreError`, OSError."""
-        return _NO_LAG if self._is_empty() else self._table.fill()
+        """Give rows to all that has none; what is left where that was kept from going on. Raises `StoreError`."""
+        with self._asking() as is_empty:
+            return _NO_LAG if is_empty else self._table.fill()
 
     def retain(self) -> Removed:
-        """Remove the segments that are beyond a bound, as each process does that begins one."""
-        self._alive.check()
-        return self._table.retain()
+        """Remove the segments that are beyond a bound, as each process does that begins one. Raises `StoreError`."""
+        with self._asking():
+            return self._table.retain()
 
     def status(self) -> LogStatus:
         """How the log stands. Raises `StoreError`."""
-        if self._is_empty():
-            counts, lag, sizes = (0, 0, 0, 0), _NO_LAG, (0, 0)
-        else:
-            counts, lag = self._table.ask(_counts)
-            sizes = self._table.sizes()
-        found = self._table.segments()
+        with self._asking() as is_empty:
+            counts, lag = ((0, 0, 0, 0), _NO_LAG) if is_empty else self._table.ask(_counts)
+            sizes, found = self._table.sizes(), self._table.segments()
         rows, records, dropped, damaged = counts
         return LogStatus(
             segments=len(found),
@@ -158,10 +160,12 @@ class Logs:
     ) -> None:
         self.close()
 
-    def _is_empty(self) -> bool:
-        """Whether there is nothing to be asked, so that no file is made for the answer."""
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[bool]:
+        """Around a question: whether there is nothing to be asked, so that no file is made for the answer."""
         self._alive.check()
-        return not self._table.is_there and not self._table.segments()
+        with files_translated("logs", self._table.folder):
+            yield not self._table.is_there and not self._table.segments()
 
     def _bodies(self) -> Bodies:
         return Bodies(self._table.folder, options=self._options, files=self._files)

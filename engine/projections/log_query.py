@@ -92,7 +92,7 @@ class Bodies:
         """The record that stands there and has this time, or None where it is gone."""
         try:
             data = self._cached(path, offset) or self._read(path, offset)
-        except OSError:
+        except FileNotFoundError:  # retention took it
             return None
         line = decode(data)
         return line if line is not None and line.type == RECORD and line.timestamp == text_of_us(at_us) else None
@@ -281,7 +281,7 @@ def _record(transaction: Transaction, row: Row, bodies: Bodies) -> LogRecord | N
 
 def _threads(transaction: Transaction, thread_ids: Iterable[str]) -> list[int]:
     values = {"ids": msgspec.json.encode([each.lower() for each in thread_ids]).decode()}
-    return [number for (number,) in transaction.rows(_OF_THREADS, values)]
+    return sorted(number for (number,) in transaction.rows(_OF_THREADS, values))
 
 
 def _id_of(row: Row) -> int:
@@ -294,7 +294,7 @@ _SEGMENT = "SELECT path, process FROM segments WHERE number = :number"
 _SITE = "SELECT level, target, module, file, line FROM sites WHERE number = :number"
 _THREAD = "SELECT thread FROM partitions WHERE number = :number"
 _OF_THREADS = """
-    SELECT number FROM partitions WHERE thread IN (SELECT value FROM json_each(:ids)) AND thread <> '' ORDER BY number
+    SELECT number FROM partitions WHERE thread IN (SELECT value FROM json_each(:ids)) AND thread <> ''
 """
 _OF_PROCESS = "SELECT number FROM partitions WHERE thread = '' AND process = :process"
 _LATEST_PROCESS = """

@@ -42,6 +42,8 @@ _OLDER = (StoreBusy, StoreFull, StoreReadOnly, OSError)
 _OVERTAKEN_MAX = 5
 _BATCH_BYTES = 16 * 1024 * 1024
 _BUSY_WAIT_MS = 250
+_EMPTIED_SHARE = 0.6
+"""Of `wal_bytes_max`: at this size the -wal is emptied, where no reader needs it."""
 _Answer = TypeVar("_Answer")
 
 
@@ -84,6 +86,8 @@ class LogTable:
         self._closed = False
         self._rows = RowWriter(parts.options)
         self._paused: str | None = None
+        self._wal_bytes = self._grows_by = 0
+        """The size of the -wal when it was looked at last, and the most by which it was larger the next time."""
 
     @property
     def folder(self) -> str:
@@ -221,6 +225,7 @@ class LogTable:
 
     def _fill(self, database: Database, deadline_ms: int | None, rest: Callable[[], bool] | None) -> None:
         self._paused = None
+        self._wal_bytes = self._size("-wal") or 0
         for _ in range(_OVERTAKEN_MAX):
             try:
                 there = self.segments()
@@ -265,13 +270,18 @@ class LogTable:
             return {row[1]: _Known(*row) for row in transaction.rows(_SEGMENTS)}
 
     def _must_pause(self, database: Database) -> bool:
-        """Whether the -wal is full, and a reader keeps it from being emptied. It is emptied well before that."""
+        """Whether the -wal has no room for another transaction, and a reader keeps it from being emptied.
+
+        It is emptied well before that.
+        """
         if database.path is None:
             return False
-        if (self._size("-wal") or 0) < self._parts.options.wal_bytes_max // 2 or database.try_empty_wal():
-            return False
-        size = self._size("-wal") or 0
-        if size < self._parts.options.wal_bytes_max:
+        before, size = self._wal_bytes, self._size("-wal") or 0
+        self._grows_by = max(self._grows_by, size - before)
+        if size >= self._parts.options.wal_bytes_max * _EMPTIED_SHARE and database.try_empty_wal():
+            size = self._size("-wal") or 0
+        self._wal_bytes = size
+        if size + self._grows_by < self._parts.options.wal_bytes_max or not size:
             return False
         self._paused = f"a reader keeps the -wal at {size:,} bytes"
         return True

@@ -61,10 +61,10 @@ def segment_path(process: str, started_ms: int) -> str:
 
 
 def segments(state: str, files: Files) -> list[Segment]:
-    """All segments, oldest first. Folders that cannot be read have none."""
+    """All segments, oldest first. Raises OSError where a folder cannot be read: what is in it is not to be taken for gone."""
     found: list[Segment] = []
     for folder in _folders(state, FOLDER, 3, files):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):  # retention took it
             for entry in files.scan(f"{state}/{folder}", op="logs.scan"):
                 matched = _NAME.fullmatch(entry.name)
                 if matched is None or entry.stat is None:
@@ -113,7 +113,7 @@ def explained(state: str, path: str, end: int, *, options: Options, files: Files
 
 
 def retain(state: str, *, options: Options, clock: Clock, files: Files) -> Removed:
-    """Remove the segments that are beyond one of the bounds, but none that a process is writing."""
+    """Remove the segments that are beyond one of the bounds, but none that a process is writing. Raises OSError."""
     now_ms = clock.wall_ms()
     removed, size = 0, 0
     for segment in _superfluous(segments(state, files), now_ms, options):
@@ -138,13 +138,14 @@ def erase(state: str, thread_ids: Iterable[str], *, options: Options, files: Fil
 
 
 def records_of(state: str, thread_ids: Iterable[str], *, options: Options, files: Files) -> int:
-    """How many records of these threads the segments hold."""
+    """How many records of these threads the segments hold. Raises OSError."""
     wanted = {thread_id.lower() for thread_id in thread_ids}
     count = 0
     for segment in segments(state, files):
         if numbers := _numbers(state, segment, wanted, options, files):
-            with contextlib.suppress(OSError):
-                count += sum(_blank(numbers, line) is not None for line in _lines(state, segment.path, options, files))
+            with contextlib.suppress(FileNotFoundError):
+                lines = _lines(state, segment.path, options, files)
+                count += sum(_blank(numbers, line) not in (None, line) for line in lines)
     return count
 
 
@@ -231,15 +232,17 @@ def _remove(state: str, segment: Segment, now_ms: int, files: Files) -> bool:
 
 
 def _folders(state: str, folder: str, deep: int, files: Files) -> Iterator[str]:
-    """The folders of days, as far as they can be read."""
+    """The folders of days."""
     if not deep:
         yield folder
         return
-    with contextlib.suppress(OSError):
+    try:
         names = files.names(f"{state}/{folder}", op="logs.scan")
-        for name, is_folder in sorted(names):
-            if is_folder and _PART.fullmatch(name):
-                yield from _folders(state, f"{folder}/{name}", deep - 1, files)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name, is_folder in sorted(names):
+        if is_folder and _PART.fullmatch(name):
+            yield from _folders(state, f"{folder}/{name}", deep - 1, files)
 
 
 def _end_of_line(fd: int, offset: int, files: Files) -> int:

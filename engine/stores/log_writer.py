@@ -130,7 +130,8 @@ class LogWriter:
 
     def _begin(self) -> _Open:
         """A new segment, its first line written."""
-        retain(self._state, options=self._options, clock=self._clock, files=self._files)
+        with contextlib.suppress(OSError):  # it is tried again with the next segment
+            retain(self._state, options=self._options, clock=self._clock, files=self._files)
         now_ms = self._clock.wall_ms()
         for tried_ms in range(_NAMES_TRIED_MAX):  # another handler of this process may have taken the name
             path = f"{self._state}/{segment_path(self.process, now_ms + tried_ms)}"
