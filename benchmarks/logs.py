@@ -190,6 +190,8 @@ def load(records: int, processes: int) -> dict[str, Any]:
         "segment_bytes": total["segment_bytes"],
         "written_bytes": written,
         "storage_bytes": total["write_bytes"] + spent[1],
+        "table_bytes": spent[0],
+        "table_to_passing": spent[0] / total["passing"],
         "segments_to_payload": total["segment_bytes"] / total["payload"],
         "written_to_passing": written / total["passing"],
         "storage_to_passing": (total["write_bytes"] + spent[1]) / total["passing"],
@@ -300,9 +302,11 @@ def table(found: dict[str, Any]) -> str:
                 f" {asleep['lag_bytes'] / MB:,.1f} MB ({asleep['paused'] or 'not paused'})"
             ),
             (
-                f"  afterwards           {each['rows']:,} rows, table {each['database_bytes'] / MB:,.1f} MB, {each['segments']}"
-                f" segments of {each['kept_bytes'] / MB:,.1f} MB, lag {each['lag_bytes']:,}, filled in {each['filling_s']:.1f} s"
+                f"  filled in            {each['filling_s']:.1f} s once the reader was gone; written for rows"
+                f" {each['table_bytes'] / MB:,.1f} MB, {each['table_to_passing']:.2f} of what passes"
             ),
+            f"  afterwards           {each['rows']:,} rows, table {each['database_bytes'] / MB:,.1f} MB",
+            f"                       {each['segments']} segments of {each['kept_bytes'] / MB:,.1f} MB, lag {each['lag_bytes']:,}",
         ]
     return "\n".join(lines)
 

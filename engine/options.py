@@ -117,7 +117,8 @@ class Options:
     again in the same transaction is not written at all."""
 
     log_fill_bytes_min: int = 256 * 1024
-    """The background leaves less than this to whoever asks: a transaction writes whole pages, whatever it is for."""
+    """The background leaves less than this, and less than the table has (up to 16 MiB), to whoever asks: a transaction writes
+    whole pages, whatever it is for."""
 
     log_fill_budget_ms: int = 1_000
     """How long a question about logs may fill the table before it answers with what there is, and tells the lag."""

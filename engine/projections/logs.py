@@ -37,9 +37,14 @@ NAME = "logs"
 SHAPE = 1
 LEASE = "logs"
 
-_INCREMENTAL = "PRAGMA auto_vacuum = INCREMENTAL"
+_PRAGMAS = (
+    "PRAGMA auto_vacuum = INCREMENTAL",
+    # A batch touches the index in many places again and again: a page that were spilled would be written each time.
+    "PRAGMA cache_spill = OFF",
+)
 _OLDER = (StoreBusy, StoreFull, StoreReadOnly, OSError)
 _OVERTAKEN_MAX = 5
+_WORTH_BYTES_MAX = 16 * 1024 * 1024
 _BATCH_BYTES = 16 * 1024 * 1024
 _BUSY_WAIT_MS = 250
 _EMPTIED_SHARE = 0.6
@@ -165,7 +170,7 @@ class LogTable:
             if not self.segments() and not self.is_there:
                 return
             with _claimed(self._parts.leases) as is_ours:
-                if is_ours and (self.lag().bytes >= self._parts.options.log_fill_bytes_min or self._has_superfluous()):
+                if is_ours and (self.lag().bytes >= self._worth_filling() or self._has_superfluous()):
                     self.fill(rest=rest)
 
     def count(self, thread_ids: Sequence[str]) -> int:
@@ -210,7 +215,7 @@ class LogTable:
                     NAME,
                     SHAPE,
                     migrations=NAME,
-                    pragmas=(_INCREMENTAL,),
+                    pragmas=_PRAGMAS,
                     options=parts.options,
                     clock=parts.clock,
                     files=parts.files,
@@ -314,6 +319,14 @@ class LogTable:
                 is_done = vacuum(transaction) and is_done
             if is_done or self._is_over(deadline_ms, rest):
                 return
+
+    def _worth_filling(self) -> int:
+        """How many bytes of the segments a transaction is worth: at worst it changes each page that there is."""
+        with self._database().read() as transaction:
+            (pages,), (page_bytes,) = (
+                transaction.row(f"PRAGMA {name}") or (0,) for name in ("page_count", "page_size")
+            )
+        return max(self._parts.options.log_fill_bytes_min, min(pages * page_bytes, _WORTH_BYTES_MAX))
 
     def _has_superfluous(self) -> bool:
         paths = {segment.path for segment in self.segments()}
