@@ -306,7 +306,7 @@ def table(found: dict[str, Any]) -> str:
                 f" {each['table_bytes'] / MB:,.1f} MB, {each['table_to_passing']:.2f} of what passes"
             ),
             f"  afterwards           {each['rows']:,} rows, table {each['database_bytes'] / MB:,.1f} MB",
-            f"                       {each['segments']} segments of {each['kept_bytes'] / MB:,.1f} MB, lag {each['lag_bytes']:,}",
+            f"  segments kept        {each['segments']}, {each['kept_bytes'] / MB:,.1f} MB, lag {each['lag_bytes']:,}",
         ]
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from engine.clock import Clock
 from engine.events.log_lines import Site, record_line, severity_of
 from engine.options import Options
 from engine.stores.files import Files
+from engine.stores.layout import Home
 from engine.stores.log_writer import Entry, Known, LogWriter
 
 PATIENT = Options(log_fill_budget_ms=60_000)
@@ -24,7 +25,7 @@ class Process:
         self.id = f"pid:{number}:{UUID.format(number)}"
         self.clock = clock
         self.options = options
-        self.writer = LogWriter(f"{home}/engine", self.id, options=options, clock=clock, files=Files())
+        self.writer = LogWriter(Home(str(home), f"{home}/engine"), self.id, options=options, clock=clock, files=Files())
         self._known: dict[Any, Known] = {}
         self._last_us = 0
 

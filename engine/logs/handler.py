@@ -93,7 +93,7 @@ class Handler(logging.Handler):
                 hint="Name a folder for the engine's own files with state_dir.",
                 path=found.path,
             )
-        self._state = found.state
+        self._home = found
         self._redact = redact
         self._options = options or Options()
         self._clock = clock or SystemClock()
@@ -190,7 +190,7 @@ class Handler(logging.Handler):
         self._done = threading.Condition()
         self._drains = threading.Lock()
         self._writer = LogWriter(
-            self._state, _process(self._clock), options=self._options, clock=self._clock, files=self._files
+            self._home, _process(self._clock), options=self._options, clock=self._clock, files=self._files
         )
 
     def _site(self, place: object, site: Site) -> Known:

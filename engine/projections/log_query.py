@@ -135,11 +135,12 @@ def pick(transaction: Transaction, query: LogQuery, bodies: Bodies) -> list[LogR
     found: list[LogRecord] = []
     if query.limit == 0:
         return found
+    names = _Names(transaction)
     for row in _rows(transaction, query):
-        record = _record(transaction, row, bodies)
-        if record is None or (query.search is not None and query.search not in record.body):
+        line = _line(row, names, bodies)
+        if line is None or (query.search is not None and query.search not in line.payload.body):
             continue
-        found.append(record)
+        found.append(_record(row, line, names))
         if query.limit is not None and len(found) >= query.limit:
             break
     return found
@@ -159,17 +160,18 @@ def export(transaction: Transaction, thread_ids: Sequence[str], bodies: Bodies, 
     """
     wanted = _partitions_to_export(transaction, thread_ids)
     rows = _merged(transaction, wanted, LogQuery())
+    names = _Names(transaction)
     lines: list[bytes] = []
     size = 0
     for row in rows:
-        record = _record(transaction, row, bodies)
-        if record is None:
+        line = _line(row, names, bodies)
+        if line is None:
             continue
-        line = record.text.encode("utf-8", "replace")
-        size += len(line)
+        text = _record(row, line, names).text.encode("utf-8", "replace")
+        size += len(text)
         if size > bytes_max:
             break
-        lines.append(line)
+        lines.append(text)
     rows.close()
     return b"".join(reversed(lines))
 
@@ -255,14 +257,31 @@ def _word(level: str) -> str:
     return _WORDS.get(level.upper(), level.upper())
 
 
-def _record(transaction: Transaction, row: Row, bodies: Bodies) -> LogRecord | None:
-    number, segment, offset, delay, site, partition = row
-    path, process = transaction.row(_SEGMENT, {"number": segment}) or ("", "")
-    line = bodies.line(path, offset, number - delay)
-    if line is None:
-        return None
-    level, target, module, file, place = transaction.row(_SITE, {"number": site}) or ("", "", "", "", 0)
-    (thread,) = transaction.row(_THREAD, {"number": partition}) or ("",)
+class _Names:
+    """What the numbers in rows stand for, each looked up once."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._known: dict[tuple[str, int], Row] = {}
+
+    def of(self, sql: str, number: int, missing: Row) -> Row:
+        found = self._known.get((sql, number))
+        if found is None:
+            found = self._known[sql, number] = self._transaction.row(sql, {"number": number}) or missing
+        return found
+
+
+def _line(row: Row, names: _Names, bodies: Bodies) -> Line | None:
+    number, segment, offset, delay, _site, _partition = row
+    path, _process = names.of(_SEGMENT, segment, ("", ""))
+    return bodies.line(path, offset, number - delay)
+
+
+def _record(row: Row, line: Line, names: _Names) -> LogRecord:
+    number, segment, _offset, _delay, site, partition = row
+    _path, process = names.of(_SEGMENT, segment, ("", ""))
+    level, target, module, file, place = names.of(_SITE, site, ("", "", "", "", 0))
+    (thread,) = names.of(_THREAD, partition, ("",))
     return LogRecord(
         id=number,
         timestamp=line.timestamp,

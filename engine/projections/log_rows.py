@@ -6,10 +6,12 @@ part of the index. Rows that would be removed in the same transaction are not wr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from engine.events.log_lines import Site, is_below, severity_of
 from engine.options import Options
@@ -35,11 +37,26 @@ class _Partition(NamedTuple):
     bytes: int
 
 
+class Bounds(Struct, frozen=True):
+    """Which records get rows, and for how long they keep them: options of the same names without `log_`."""
+
+    levels: tuple[tuple[str, str], ...]
+    partition_rows_max: int
+    partition_bytes_max: int
+    rows_max: int
+    age_s_max: int
+
+
+def bounds_of(options: Options) -> Bounds:
+    """What these options ask for."""
+    return Bounds(**{name: getattr(options, f"log_{name}") for name in Bounds.__struct_fields__})
+
+
 class RowWriter:
     """Writes batches of entries. Remembers the numbers of sites, as far as nobody removed any."""
 
     def __init__(self, options: Options) -> None:
-        self._options = options
+        self.bounds = self._asked = bounds_of(options)
         self._sites: dict[Site, int] = {}
         self._passing: dict[Site, bool] = {}
         self._remembered_of = (0, 0)
@@ -89,6 +106,22 @@ class RowWriter:
             transaction.run(_DROP_SITES)
             transaction.run(_CLEANED)
 
+    def agree(self, database: Database) -> None:
+        """Take the bounds of whoever asked for other than the usual ones, or say those that we were asked for.
+
+        A tool that looks on with the usual options takes nothing from an application that keeps more.
+        """
+        with database.read() as transaction:
+            (told,) = transaction.row(_BOUNDS) or ("",)
+        self.bounds = self._asked
+        if self._asked == bounds_of(Options()):
+            with contextlib.suppress(msgspec.DecodeError):
+                self.bounds = msgspec.json.decode(told, type=Bounds) if told else self._asked
+        elif told != (asked := msgspec.json.encode(self._asked).decode()):
+            with database.write() as transaction:
+                transaction.run(_BOUNDS_ARE, {"bounds": asked})
+        self._passing.clear()
+
     def drop_segment(self, transaction: Transaction, number: int) -> None:
         """Forget a segment whose file is not the one that was followed: its rows go, and it is followed anew."""
         while not _remove_segment(transaction, number):
@@ -109,7 +142,7 @@ class RowWriter:
         if found is None:
             if len(self._passing) > SITES_MAX:
                 self._passing.clear()
-            fitting = [each for each in self._options.log_levels if is_below(site.target, each[0])]
+            fitting = [each for each in self.bounds.levels if is_below(site.target, each[0])]
             level = max(fitting, key=lambda each: len(each[0]))[1] if fitting else "INFO"
             found = self._passing[site] = level.upper() != "OFF" and site.severity >= severity_of(level)
         return found
@@ -128,7 +161,7 @@ class RowWriter:
         return kept[::-1]
 
     def _is_over(self, rows: int, size: int) -> bool:
-        return rows > self._options.log_partition_rows_max or size > self._options.log_partition_bytes_max
+        return rows > self.bounds.partition_rows_max or size > self.bounds.partition_bytes_max
 
     def _partitions(
         self, transaction: Transaction, kept: Sequence[tuple[Entry, tuple[str, str]]]
@@ -187,15 +220,16 @@ class RowWriter:
         return number
 
 
-def remove_superfluous(transaction: Transaction, gone: Sequence[int], cutoff_us: int, options: Options) -> bool:
-    """Remove some rows: of segments that are gone, older than the cutoff, or too many in all; whether there are no more."""
+def remove_superfluous(transaction: Transaction, gone: Sequence[int], now_ms: int, bounds: Bounds) -> bool:
+    """Remove some rows: of segments that are gone, too old, or too many in all; whether there are no more."""
     for number in gone:
         if not _remove_segment(transaction, number):
             return False
+    cutoff_us = (now_ms - bounds.age_s_max * 1000) * 1000
     if _remove(transaction, _DROP_OLD, {"cutoff": cutoff_us, "limit": _REMOVED_AT_ONCE}) == _REMOVED_AT_ONCE:
         return False
     total: int = (transaction.row(_TOTAL) or (0,))[0]
-    extra = min(max(total - options.log_rows_max, 0), _REMOVED_AT_ONCE)
+    extra = min(max(total - bounds.rows_max, 0), _REMOVED_AT_ONCE)
     if extra:
         _remove(transaction, _DROP_FIRST, {"limit": extra})
     return extra < _REMOVED_AT_ONCE
@@ -284,6 +318,8 @@ def _remove(transaction: Transaction, sql: str, values: dict[str, Value]) -> int
 _FILLED = "SELECT last_id, cleanups FROM filled WHERE id = 1"
 _FILLED_NOW = "UPDATE filled SET last_id = :last_id WHERE id = 1"
 _CLEANED = "UPDATE filled SET cleanups = cleanups + 1 WHERE id = 1"
+_BOUNDS = "SELECT bounds FROM filled WHERE id = 1"
+_BOUNDS_ARE = "UPDATE filled SET bounds = :bounds WHERE id = 1"
 _TOTAL = "SELECT coalesce(sum(rows), 0) FROM partitions"
 
 _ADD_SEGMENT = """

@@ -233,6 +233,7 @@ class LogTable:
         self._wal_bytes = self._size("-wal") or 0
         for _ in range(_OVERTAKEN_MAX):
             try:
+                self._rows.agree(database)
                 there = self.segments()
                 self._remove_superfluous(database, there, deadline_ms, rest)
                 self._fill_from(database, there, deadline_ms, rest)
@@ -315,7 +316,7 @@ class LogTable:
         while not self._must_pause(database):
             gone = [row.number for path, row in self._known().items() if path not in paths]
             with database.write() as transaction:
-                is_done = remove_superfluous(transaction, gone, self._cutoff_us(), self._parts.options)
+                is_done = remove_superfluous(transaction, gone, self._parts.clock.wall_ms(), self._rows.bounds)
                 is_done = vacuum(transaction) and is_done
             if is_done or self._is_over(deadline_ms, rest):
                 return
@@ -323,17 +324,13 @@ class LogTable:
     def _worth_filling(self) -> int:
         """How many bytes of the segments a transaction is worth: at worst it changes each page that there is."""
         with self._database().read() as transaction:
-            (pages,), (page_bytes,) = (
-                transaction.row(f"PRAGMA {name}") or (0,) for name in ("page_count", "page_size")
-            )
+            pages: int = (transaction.row("PRAGMA page_count") or (0,))[0]
+            page_bytes: int = (transaction.row("PRAGMA page_size") or (0,))[0]
         return max(self._parts.options.log_fill_bytes_min, min(pages * page_bytes, _WORTH_BYTES_MAX))
 
     def _has_superfluous(self) -> bool:
         paths = {segment.path for segment in self.segments()}
         return any(path not in paths for path in self._known())
-
-    def _cutoff_us(self) -> int:
-        return (self._parts.clock.wall_ms() - self._parts.options.log_age_s_max * 1000) * 1000
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from engine.clock import Clock
 from engine.events.log_lines import Site, process_line, site_line, thread_line
 from engine.options import Options
 from engine.stores.files import Files
+from engine.stores.layout import Home
 from engine.stores.locks import give_back, try_lock
 from engine.stores.log_segments import retain, segment_path
 
@@ -58,12 +59,14 @@ class _Open(NamedTuple):
 
 
 class LogWriter:
-    """Writes for one process into one state folder. `process` is `pid:<process id>:<uuid>`."""
+    """Writes for one process into a home's state folder. `process` is `pid:<process id>:<uuid>`."""
 
-    def __init__(self, state: str, process: str, *, options: Options, clock: Clock, files: Files) -> None:
+    def __init__(self, home: Home, process: str, *, options: Options, clock: Clock, files: Files) -> None:
+        assert home.state is not None
         self.process = process
         self.bytes_written = 0
-        self._state = state
+        self._home = home.path
+        self._state = home.state
         self._options = options
         self._clock = clock
         self._files = files
@@ -147,6 +150,8 @@ class LogWriter:
         try:
             is_new = self._files.try_create(path, op="logs.create")
         except FileNotFoundError:
+            if self._files.kind(self._home, op="logs.home", follow=True) is None:
+                raise  # a home that was taken away is not brought back by its log
             self._files.ensure_folder(folder, op="logs.folder")
             is_new = self._files.try_create(path, op="logs.create")
         lock = try_lock(path, shared=False, files=self._files, op="logs.lock") if is_new else None

@@ -5,10 +5,11 @@ CREATE TABLE filled (
     id       INTEGER NOT NULL PRIMARY KEY,
     last_id  INTEGER NOT NULL, -- of logs: none is ever given again, also where the newest rows were removed
     cleanups INTEGER NOT NULL, -- of sites: numbers that a process remembers from before one may be gone
+    bounds   TEXT    NOT NULL, -- which records get and keep rows, as JSON; '' while nobody asked for other than the usual
     CONSTRAINT filled_one CHECK (id = 1)
 ) STRICT;
 
-INSERT INTO filled (id, last_id, cleanups) VALUES (1, 0, 0);
+INSERT INTO filled (id, last_id, cleanups, bounds) VALUES (1, 0, 0, '');
 
 -- How far each segment was followed. Paths are relative to the state folder.
 CREATE TABLE segments (

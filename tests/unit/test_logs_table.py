@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -393,6 +394,35 @@ def test_all_rows_together_are_bounded(tmp_path: Path, clock: ManualClock) -> No
         e.logs.fill()
         assert e.logs.status().rows == 5
         assert bodies(e) == ["7", "8", "9", "10", "11"]
+
+
+def test_a_tool_with_the_usual_options_takes_nothing_from_who_keeps_more(tmp_path: Path, clock: ManualClock) -> None:
+    """`logs tail` fills the table too; it is not for it to decide that details have no rows."""
+    keeping = small(log_levels=(("", "DEBUG"),), log_partition_rows_max=5_000)
+    process = Process(tmp_path, clock=clock)
+    process.log("usual")
+    process.log("before anybody asked for details", level="DEBUG")
+    with opened(tmp_path, clock=clock) as tool, opened(tmp_path, clock=clock, options=keeping) as e:
+        assert bodies(tool) == ["usual"]
+        assert bodies(e) == ["usual"]
+        process.log_many(["many"] * 2_000, "t-1")
+        process.log("in detail", level="DEBUG")
+        assert len(bodies(tool)) == 2_002
+        assert bodies(e, search="detail") == ["in detail"]
+
+
+def test_a_home_that_was_taken_away_is_not_brought_back_by_its_log(tmp_path: Path, clock: ManualClock) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    process = Process(home, clock=clock)
+    process.log("one")
+    shutil.rmtree(home)
+    with pytest.raises(FileNotFoundError):
+        process.log("two")
+    assert not home.exists()
+    home.mkdir()
+    process.log("three")
+    assert [path.read_bytes().count(b"three") for path in segments(home)] == [1]
 
 
 def test_sites_that_were_made_up_go_when_their_rows_are_gone(
