@@ -236,13 +236,18 @@ def remove_superfluous(transaction: Transaction, gone: Sequence[int], now_ms: in
 
 
 def vacuum(transaction: Transaction) -> bool:
-    """Give some free pages back to the file system; whether no more are to be given back."""
-    pages, free = ((transaction.row(f"PRAGMA {name}") or (0,))[0] for name in ("page_count", "freelist_count"))
-    spare: int = free - pages // _PAGES_KEPT_SHARE - _PAGES_AT_ONCE
+    """Give some free pages back to the file system; whether no more are to be given back, or can be."""
+    free = _pages(transaction, "freelist_count")
+    spare = free - _pages(transaction, "page_count") // _PAGES_KEPT_SHARE - _PAGES_AT_ONCE
     if spare <= 0:
         return True
     transaction.run(f"PRAGMA incremental_vacuum({min(spare, _PAGES_AT_ONCE)})")
-    return spare <= _PAGES_AT_ONCE
+    return spare <= _PAGES_AT_ONCE or _pages(transaction, "freelist_count") >= free
+
+
+def _pages(transaction: Transaction, name: str) -> int:
+    count: int = (transaction.row(f"PRAGMA {name}") or (0,))[0]
+    return count
 
 
 def _add_segment(transaction: Transaction, reading: Reading) -> None:
