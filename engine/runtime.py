@@ -32,6 +32,7 @@ from engine.follow import Follower
 from engine.goals import Goals
 from engine.history import Items, Turns
 from engine.holdings import RemovalParts
+from engine.logs.reading import Logs
 from engine.options import Options
 from engine.projections import thread_facts
 from engine.projections.backfill import Backfill, BackfillReport, Progress
@@ -42,6 +43,7 @@ from engine.projections.facts import Facts
 from engine.projections.flush import Flush
 from engine.projections.fresh import QUERY_WAIT_MS, Fresh
 from engine.projections.history import History
+from engine.projections.logs import LogParts, LogTable
 from engine.projections.own import Guarded, Projection, guarded
 from engine.projections.own_rows import OwnRows, readers, side_of
 from engine.projections.rebuild import Rebuild
@@ -273,6 +275,7 @@ class Engine:
         finally:
             self._flush.close()
             self._sides.close()
+            self._log_table.close()
             self._database.close()
             self._close_jobs()
 
@@ -355,8 +358,20 @@ class Engine:
         self._history = history = History(home, database, fresh, options=options, files=files)
         parts = WriterParts(home, self._flush, history, self._alive, self._counters, options, clock, files)
         self._writers = Writers(parts, journal, self._facts, version=__version__)
+        self._log_table = LogTable(LogParts(home, self._leases, options, clock, files))
+        self.logs = Logs(self._log_table, self._alive, options=options, files=files)
         removal = RemovalParts(
-            home, database, self._runner, BUILT_IN, self._sides, self._facts, journal, options, clock, files
+            home,
+            database,
+            self._runner,
+            BUILT_IN,
+            self._sides,
+            self._log_table,
+            self._facts,
+            journal,
+            options,
+            clock,
+            files,
         )
         self._eraser, self._redactor, bundler = Eraser(removal), Redactor(removal), Bundler(removal)
         self.threads = Threads(
@@ -389,7 +404,9 @@ class Engine:
             RepairParts(audited, self._auditor, self._runner, self._backfill, self._counters, finish)
         )
         self._background = Background(
-            {"tend": self._tend, "sides": self._sides.tend}, interval_s=options.background_scan_s, clock=clock
+            {"tend": self._tend, "sides": self._sides.tend, "logs": self._log_table.tend},
+            interval_s=options.background_scan_s,
+            clock=clock,
         )
         self._codex = CodexAuditor(home, options=options, clock=clock, files=files)
 

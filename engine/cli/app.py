@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import engine
-from engine.cli import agents, commands, decide, device_keys, foreign, goals, mend, remove
+from engine.cli import agents, commands, decide, device_keys, foreign, goals, logs, mend, remove
 from engine.cli import turns as turn_pages
 from engine.cli.asked import Asked
 from engine.cli.parsed import Home, Json, StateDir, ThreadId
@@ -514,6 +514,7 @@ app.add_typer(threads, name="threads")
 app.add_typer(agents.app, name="agents")
 app.add_typer(device_keys.app, name="devicekeys")
 app.add_typer(goals.app, name="goals")
+app.add_typer(logs.app, name="logs")
 
 
 @app.command(
