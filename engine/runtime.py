@@ -43,6 +43,9 @@ from engine.projections.own_rows import OwnRows, readers, side_of
 from engine.projections.rebuild import Rebuild
 from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner
+from engine.projections.search_hits import SearchPage
+from engine.projections.search_index import SearchIndex, search_side
+from engine.projections.search_list import Role, SearchQuery, SearchSort
 from engine.projections.side import Parts
 from engine.projections.sides import Sides, erased_among
 from engine.projections.status import Status, read_status
@@ -218,6 +221,45 @@ class Engine:
             files=self._files,
         )
 
+    def search(
+        self,
+        query: str,
+        *,
+        thread_id: str | None = None,
+        roles: Sequence[Role] | None = None,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        cwd: str | Sequence[str] | None = None,
+        archived: bool | None = None,
+        sort: SearchSort = "rank",
+        limit: int = 25,
+        cursor: str | None = None,
+    ) -> SearchPage:
+        """A page of what users and agents said, and of names of threads, in which all that is sought is there.
+
+        `query` is words, "phrases in quotes" and beginnings of words (`word*`); case and accents do not count. `roles` are some
+        of user, agent (final answers, and messages without a phase) and name; times are Unix milliseconds, from `since_ms` and
+        before `until_ms`; `cwd` is one folder or several. `sort` is rank (of equal ones the newest first), newest or oldest;
+        `limit` 0 is all. With `thread_id` it is the messages that this thread shows, those of what it was forked from among
+        them; else a message is found in the thread that holds it. `partial` is None where all of it is indexed. Raises
+        `InvalidRequest`, `InvalidCursor`, `ThreadNotFound`, `TruthGone`, `RolloutUnreadable`, `StoreError`.
+        """
+        self._alive.check()
+        return self._search.search(
+            SearchQuery(
+                query=query,
+                thread_id=thread_id,
+                roles=roles,
+                since_ms=since_ms,
+                until_ms=until_ms,
+                cwds=[cwd] if isinstance(cwd, str) else cwd,
+                archived=archived,
+                sort=sort,
+                limit=limit,
+                cursor=cursor,
+            )
+        )
+
     def status(self) -> Status:
         """How the home stands: threads, lag, set-aside records, back-fill, counters, background."""
         self._alive.check()
@@ -326,7 +368,8 @@ class Engine:
         self._side_parts = Parts(home, options, clock, files, erased_among(database))
         own_sides = [side_of(self._side_parts, own) for own in self._owned]
         history_rows = history_side(self._side_parts)
-        self._sides = Sides(self._side_parts, [*own_sides, history_rows])
+        search_rows = search_side(self._side_parts)
+        self._sides = Sides(self._side_parts, [*own_sides, history_rows, search_rows])
         self._own_rows = readers(self._owned, own_sides, self._alive)
         checker = Checker(home, options, files)
         self._counters = Counters()
@@ -360,6 +403,7 @@ class Engine:
         )
         index = TurnIndex(home, history_rows, history, options=options, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
+        self._search = SearchIndex(home, search_rows, history, fresh, options=options, files=files)
         audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)
         self._auditor = Auditor(audited)
         finish = {

@@ -376,7 +376,7 @@ class Side:
             self._owes_scrub = self._owes_scrub or bool(self._parts.erased(sorted(runner.gone)))
             runner.gone.clear()
         if self._owes_scrub:
-            opened.database.scrub()
+            self._scrub(opened.database)
             self._owes_scrub = False
 
     def _look_for(self, opened: _Open, thread_id: str, budget_ms: int) -> None:
@@ -401,10 +401,20 @@ class Side:
                 gone = sorted(named.union(paths))
                 removed = sum(count(transaction, table, gone) for table in self.tables)
                 runner.forget(transaction, gone)
+                self._forget_threads(transaction, thread_ids)
             for path in gone:
                 self.note(path)
-            database.scrub()
+            self._scrub(database)
         return removed
+
+    # What a side database of another kind does besides
+
+    def _forget_threads(self, transaction: Transaction, thread_ids: Sequence[str]) -> None:
+        """Remove what there is of these threads beside the rows of their streams."""
+
+    def _scrub(self, database: Database) -> None:
+        """Leave no byte of what was removed."""
+        database.scrub()
 
 
 def discard(parts: Parts, name: str, shape: int) -> None:
