@@ -58,6 +58,7 @@ SCANS = {
     'DELETE FROM "turns" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "items" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "parts" WHERE rollout NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "texts" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "rollbacks" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "set_aside" WHERE stream NOT IN': ONCE_A_REBUILD,
     "UPDATE watermarks SET version = :owed WHERE projection = :name": ONCE_A_REBUILD,
