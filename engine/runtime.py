@@ -21,6 +21,7 @@ from engine.audit.parts import AuditParts
 from engine.audit.plan import Plan
 from engine.audit.repair import Repairer, RepairParts, RepairReport
 from engine.audit.sides import side_findings
+from engine.audit.words import word_findings
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
@@ -45,7 +46,7 @@ from engine.projections.rebuild import Rebuild
 from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner, Stale
 from engine.projections.search_hits import SearchPage
-from engine.projections.search_index import SearchIndex, search_side
+from engine.projections.search_index import SEARCH, SearchIndex, search_side
 from engine.projections.search_list import Role, SearchQuery, SearchSort
 from engine.projections.side import Parts, Side
 from engine.projections.sides import Sides, erased_among
@@ -151,6 +152,8 @@ class Engine:
             self._flush.flush()
         report = self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
         report.findings.extend(side_findings(self._side_parts, self._sides))
+        if (searched := self._sides.of(SEARCH)) is not None:
+            report.findings.extend(word_findings(self._side_parts, searched, self._database))
         return report
 
     def repair(

@@ -27,7 +27,14 @@ from engine.projections.search_list import (
     numbers_of,
     pick_hits,
 )
-from engine.projections.search_names import all_names, followed_mark, forget_names, mark_of_names, write_names
+from engine.projections.search_names import (
+    all_names,
+    followed_mark,
+    forget_all_names,
+    forget_names,
+    mark_of_names,
+    write_names,
+)
 from engine.projections.search_query import Sought, sought
 from engine.projections.search_rows import STREAM_TABLES
 from engine.projections.shown import Shown
@@ -54,6 +61,11 @@ class SearchSide(Side):
     def _forget_threads(self, transaction: Transaction, thread_ids: Sequence[str]) -> None:
         if thread_ids:
             forget_names(transaction, thread_ids)
+
+    def _remove_orphans(self, transaction: Transaction) -> None:
+        super()._remove_orphans(transaction)
+        transaction.run(_NOBODYS_WORDS)
+        forget_all_names(transaction)
 
     def _scrub(self, database: Database) -> None:
         """FTS5 keeps the words of a removed row until its index is written anew."""
@@ -144,3 +156,10 @@ def _within(transaction: Transaction, segments: Sequence[Segment], threads: Sequ
         if segment.found.path in numbers
     ]
     return Within(held, threads)
+
+
+_NOBODYS_WORDS = """
+    DELETE FROM words WHERE rowid IN (
+        SELECT id FROM words_docsize WHERE id NOT IN (SELECT id FROM texts) AND id NOT IN (SELECT id FROM names)
+    )
+"""

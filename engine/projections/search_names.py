@@ -66,6 +66,12 @@ def forget_names(transaction: Transaction, thread_ids: Sequence[str]) -> None:
     transaction.run("DELETE FROM names_followed")
 
 
+def forget_all_names(transaction: Transaction) -> None:
+    """Remove every name, to be followed anew."""
+    transaction.run("DELETE FROM names")
+    transaction.run("DELETE FROM names_followed")
+
+
 _FOLLOWED = "SELECT stream, followed FROM fact_streams ORDER BY stream"
 
 _ADD = "INSERT INTO names (thread_id, id, name, named_at_ms) VALUES (?, ?, ?, ?)"

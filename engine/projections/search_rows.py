@@ -102,23 +102,38 @@ def _ensure(transaction: Transaction, rollout: Rollout) -> int:
 
 
 def _show(transaction: Transaction, thread_id: str) -> None:
-    """Work out which part of each of a thread's rollouts it shows: its head, and what that goes on from."""
-    rows = list(transaction.rows(_OF_THREAD, {"thread_id": thread_id}))
-    if not rows:
-        return
-    by_id: dict[str, list[Any]] = {}
-    for row in rows:
-        by_id.setdefault(row[2], []).append(row)
-    path = head_of([Candidate(path, rollout_id, base, False) for _, path, rollout_id, base, *_ in rows]).path
-    ends: dict[int, int] = {}
-    chain, end = [each for each in rows if each[1] == path], OFFSET_END
-    while chain and chain[0][0] not in ends:
-        number, _, _, base, base_end, _ = chain[0]
-        ends[number] = end
-        end = OFFSET_END if base_end is None else base_end
-        chain = sorted(by_id.get(base, []), key=lambda each: str(each[1]), reverse=True)
-    moved = [(ends.get(each[0], 0), each[0]) for each in rows if each[5] != ends.get(each[0], 0)]
+    """Note which part of each of a thread's rollouts it shows."""
+    rows = [Standing(*row) for row in transaction.rows(_OF_THREAD, {"thread_id": thread_id})]
+    ends = shown_ends(rows)
+    moved = [(ends[each.number], each.number) for each in rows if each.shown_end != ends[each.number]]
     transaction.run_many("UPDATE rollouts SET shown_end = ? WHERE number = ?", moved)
+
+
+class Standing(NamedTuple):
+    """A rollout among those of its thread."""
+
+    number: int
+    path: str
+    rollout_id: str
+    base_rollout_id: str | None
+    base_end: int | None
+    shown_end: int
+
+
+def shown_ends(rollouts: Sequence[Standing]) -> dict[int, int]:
+    """Where a thread leaves each of its rollouts: its head, and what that goes on from; 0 for the others."""
+    ends = dict.fromkeys((each.number for each in rollouts), 0)
+    if not rollouts:
+        return ends
+    head = head_of([Candidate(each.path, each.rollout_id, each.base_rollout_id, False) for each in rollouts]).path
+    chain, end = [each for each in rollouts if each.path == head], OFFSET_END
+    while chain and not ends[chain[0].number]:
+        ends[chain[0].number] = end
+        end = OFFSET_END if chain[0].base_end is None else chain[0].base_end
+        base = chain[0].base_rollout_id
+        # Of two copies of a rollout the active one.
+        chain = sorted((each for each in rollouts if each.rollout_id == base), key=lambda each: each.path, reverse=True)
+    return ends
 
 
 def _stretches(operations: Sequence[Any]) -> Iterator[tuple[list[Any], RolledBack | None]]:

@@ -197,8 +197,7 @@ class Side:
                     return
                 for projection in self.projections:
                     transaction.run(_OWE, {"owed": OWED, "name": projection.name, "version": projection.version})
-                for table in (*self.tables, StreamTable("set_aside")):
-                    remove_orphans(transaction, table)
+                self._remove_orphans(transaction)
             self.look_anew()
 
     def fold(self, stale: Sequence[Stale]) -> None:
@@ -429,6 +428,11 @@ class Side:
                 self.note(path)
             self._scrub(database)
         return removed
+
+    def _remove_orphans(self, transaction: Transaction) -> None:
+        """Remove what no followed stream stands behind."""
+        for table in (*self.tables, StreamTable("set_aside")):
+            remove_orphans(transaction, table)
 
     # What a side database of another kind does besides
 

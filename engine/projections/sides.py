@@ -47,6 +47,12 @@ class Sides:
                 if not self._filling.fill(side, show, rebuild=rebuild).failed:
                     side.remove_older_shapes()
 
+    def catch_up(self, budget_ms: int | None = None) -> None:
+        """Fold what moved into each, for at most so long each (None: to the end); raises nothing that one of them met."""
+        for side in self._sides:
+            with contextlib.suppress(EngineError, OSError):
+                side.catch_up(budget_ms)
+
     def owe(self, paths: Sequence[str]) -> None:
         """Have these streams folded anew in each that there is; raises nothing that one of them met."""
         for side in self._sides:

@@ -7,12 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import engine
-from engine.errors import InvalidCursor, InvalidRequest, ThreadNotFound
+from engine.errors import InvalidCursor, InvalidRequest, StoreError, ThreadNotFound
 from engine.options import Options
 from engine.testing import HomePlan, make_home
 from tests.conversing import AT_MS, PARENT, THREAD, Lines, path_of
@@ -365,8 +367,10 @@ def test_a_search_that_does_not_cover_all_says_so(tmp_path: Path) -> None:
         found = e.search("the", thread_id=made[0].id)
         assert found.partial is None
         e.backfill()
-        assert e.search("the", limit=0).partial is None
-        assert len(e.search("the", limit=0).hits) > len(page.hits)
+    with opened(home) as e:
+        whole = e.search("the", limit=0)
+        assert whole.partial is None
+        assert len(whole.hits) > len(page.hits)
 
 
 def test_erased_and_redacted_text_is_in_no_answer_and_in_no_byte(tmp_path: Path) -> None:
@@ -477,3 +481,86 @@ def test_an_erased_thread_that_was_never_searched_leaves_no_name(tmp_path: Path)
         e.threads.erase(thread_id, grace_s=None)
         assert e.search(CANARY).hits == []
     assert [each for each in holding(home / "engine", "7f3a") if "search" in each] == []
+
+
+SPOILS = {
+    "a row is missing": "DELETE FROM texts WHERE id = 1",
+    "a row is wrong": "UPDATE texts SET length = length + 1 WHERE id = 1",
+    "the words are missing": "DELETE FROM words WHERE rowid = 1",
+    "other words": "DELETE FROM words WHERE rowid = 1; INSERT INTO words (rowid, text) VALUES (1, 'where is that green door')",
+    "fewer words": "DELETE FROM words WHERE rowid = 1; INSERT INTO words (rowid, text) VALUES (1, 'where is')",
+    "words of nobody": "INSERT INTO words (rowid, text) VALUES (77, 'nobody said that')",
+    "more is shown": "UPDATE rollouts SET shown_end = 0",
+    "another name": "UPDATE names SET name = name + 1",
+    "a rollout of nobody": "INSERT INTO rollouts VALUES (99, 0, 'sessions/2026/01/05/x', 'x', 'x', NULL, NULL, 0)",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_an_audit_names_what_is_wrong_in_the_index_and_a_rebuild_mends_it(tmp_path: Path, spoil: str) -> None:
+    home = written(tmp_path / "home", spoken("paginated"))
+    with opened(home) as e:
+        e.threads.rename(THREAD, "a name")
+        e.search("door")
+        before = dump(side_of(e).database())
+        assert e.audit().findings == []
+        with side_of(e).database().write() as transaction:
+            for statement in SPOILS[spoil].split("; "):
+                transaction.run(statement)
+        findings = e.audit().findings
+        assert {each.class_ for each in findings} == {"wrong_rows"}
+        e.rebuild(projection="search")
+        assert e.audit().findings == []
+        e.search("name")
+        assert dump(side_of(e).database()) == before
+
+
+@pytest.mark.parametrize("while_open", [True, False])
+@pytest.mark.parametrize("damage", ["garbage", "cut", "zeros", "removed"])
+def test_a_damaged_index_is_set_aside_and_filled_again(tmp_path: Path, damage: str, while_open: bool) -> None:
+    home = tmp_path / "home"
+    make_home(home, HomePlan(threads=6, seed=2, bytes_max=20_000))
+    path = home / "engine" / "search_1.sqlite"
+
+    def spoil() -> None:
+        data = path.read_bytes()
+        path.unlink() if damage == "removed" else path.write_bytes({
+            "garbage": b"no database at all" * 1_000,
+            "cut": data[:20_000],
+            "zeros": data[:8_192] + bytes(len(data) - 8_192),
+        }[damage])  # fmt: skip
+
+    with opened(home) as e:
+        before = e.search("the", limit=0)
+        assert before.hits
+        if while_open:
+            e.backfill()
+            spoil()
+            with suppress(StoreError):
+                e.search("the", limit=0)
+            assert e.search("the", limit=0) == before
+            assert e.threads.list().threads
+    if not while_open:
+        spoil()
+    with opened(home) as e:
+        assert e.search("the", limit=0) == before
+        assert [each for each in e.audit().findings if "search" in each.message] == []
+
+
+def test_a_locked_index_answers_with_what_it_has_and_nothing_else_notices(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with opened(home, options=Options(scan_interval_ms=0, busy_wait_ms=300, background_scan_s=0)) as e:
+        thread_id = talk(e, "a green door")
+        before = e.search("door")
+        connection = apsw.Connection(str(home / "engine" / "search_1.sqlite"))
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            talk(e, "another door")
+            e.threads.rename(thread_id, "a door in the name")
+            page = e.search("door")
+            assert page.hits == [replace(hit, title="a door in the name") for hit in before.hits]
+            assert page.partial is not None
+            assert len(e.threads.list().threads) == 2
+        finally:
+            connection.close()
+        assert len(e.search("door").hits) == 5
