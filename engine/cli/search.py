@@ -113,22 +113,22 @@ def _show_hit(console: Console, hit: SearchHit, now_ms: int) -> None:
 
     from engine.cli.tables import ago
 
-    head = Text(no_wrap=True, overflow="ellipsis")
+    head = Text()
     head.append(hit.thread_id, style="bold")  # first, so that it is never cut
     when = "" if hit.at_ms is None else f", {ago(hit.at_ms, now_ms)}"
     head.append(f"  {hit.role}{when}", style="cyan")
     if hit.archived:
         head.append("  [archived]", style="yellow")
     head.append(f"  {output.plain(hit.title or '-')}", style="dim")
-    console.print(head)
-    console.print(_cut(hit, marks=console.color_system is None))
+    console.print(head, no_wrap=True, overflow="ellipsis")
+    console.print(_cut(hit, marks=console.color_system is None), overflow="fold")
 
 
 def _cut(hit: SearchHit, *, marks: bool) -> Text:
     """The snippet, with what was found in it marked, and dots where the text goes on."""
     from rich.text import Text
 
-    shown = Text("    ", overflow="fold")
+    shown = Text("    ")
     if hit.unreadable is not None:
         return shown.append(f"(cannot be shown: {output.plain(hit.unreadable)})", style="yellow")
     shown.append("… " if hit.snippet_offset else "")
