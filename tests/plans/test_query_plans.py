@@ -35,6 +35,14 @@ SCANS = {
     "DELETE FROM streams WHERE path NOT IN": ONCE_A_REBUILD,
     "DELETE FROM threads WHERE id NOT IN": ONCE_A_REBUILD,
     "DELETE FROM set_aside WHERE stream NOT IN": ONCE_A_REBUILD,
+    "DELETE FROM names": ONCE_A_REBUILD,
+    "DELETE FROM words WHERE rowid IN ( SELECT id FROM words_docsize": ONCE_A_REBUILD,
+    "SELECT stream, followed FROM fact_streams": "two rows at most",
+    "SELECT mark FROM names_followed": "one row at most",
+    "SELECT * FROM ( SELECT ids.thread_id": "a search, when a name was given since the last one",
+    "SELECT id FROM threads WHERE cwd IN": "a search in a folder, as a list of a folder may",
+    "SELECT path FROM rollouts ORDER BY path": AN_AUDIT_READS_ALL,
+    "SELECT DISTINCT thread_id FROM rollouts": AN_AUDIT_READS_ALL,
     "SELECT id, rollout_path, EXISTS": AN_AUDIT_READS_ALL,
     "SELECT 'streams', path FROM streams": AN_AUDIT_READS_ALL,
     "SELECT thread_id, name": AN_AUDIT_READS_ALL,
@@ -117,6 +125,16 @@ def run_a_session(home, made):
         for each in made:
             opened.turns.list(each.id, limit=1)
             opened.items.list(each.id, limit=1)
+            for how in (
+                {},
+                {"sort": "newest", "archived": True},
+                {"roles": ["user"], "since_ms": 1, "until_ms": 1 << 50},
+            ):
+                page = opened.search("the", limit=1, **how)
+                opened.search("the", limit=1, cursor=page.next_cursor, **how)
+            opened.search("the", thread_id=each.id, cwd="/a")
+        opened.threads.rename(made[0].id, "the name")
+        opened.search("the")
         opened.audit()
         opened.status()
         os.unlink(home / made[3].path)
@@ -200,10 +218,21 @@ def test_a_page_by_cursor_begins_at_its_place_in_the_index(planned):
 
 def test_one_thread_is_found_by_its_id(planned):
     (plan,) = [
-        plan for statement, plan in planned.items() if statement.startswith(PAGES) and "ORDER BY" not in statement
+        plan for statement, plan in planned.items() if statement.startswith(PAGES) and "threads.id = :id" in statement
     ]
     assert plan[0] == "SEARCH threads USING INDEX sqlite_autoindex_threads_1 (id=?)"
     assert scanned(plan) == []
+
+
+def test_a_search_goes_through_its_words_alone(planned):
+    """Each message that has them is looked up by its id, each rollout by its number."""
+    found = {
+        statement: plan for statement, plan in planned.items() if "words MATCH" in statement and "LIMIT" in statement
+    }
+    assert len(found) >= 7
+    for statement, plan in found.items():
+        assert plan[0].startswith("SCAN words VIRTUAL TABLE INDEX 0:M1"), statement
+        assert all(step.startswith("SEARCH") for step in plan if " texts " in step or " rollouts " in step), statement
 
 
 def test_every_value_is_bound(planned):
