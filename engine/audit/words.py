@@ -8,19 +8,24 @@ passed over, since an audit of the files tells of it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from engine.audit.findings import REBUILD, Finding, finding
 from engine.errors import EngineError, StoreError
 from engine.events.said import said_in
+from engine.projections.fold import Folder
 from engine.projections.search import searched
 from engine.projections.search_names import all_names, followed_mark, mark_of_names
 from engine.projections.search_rows import Standing, shown_ends
 from engine.projections.side import Parts, Side
+from engine.projections.threads import stream_of
+from engine.stores import watermarks
 from engine.stores.bodies import Bodies
 from engine.stores.digests import id_digest
 from engine.stores.layout import locate
+from engine.stores.lineage import open_rollout
 from engine.stores.sqlite import Database, Transaction
 from engine.stores.words import Words
 
@@ -46,7 +51,7 @@ def word_findings(parts: Parts, side: Side, state: Database) -> Iterator[Finding
             return
         with side.database().read() as transaction:
             yield from _unnamed(transaction)
-            yield from _messages(parts, transaction)
+            yield from _messages(parts, side, transaction)
             yield from _shown(transaction)
             yield from _names(transaction, state)
     except StoreError:
@@ -59,16 +64,32 @@ def _unnamed(transaction: Transaction) -> Iterator[Finding]:
         yield _wrong(f"{count} entries of words are of no message and no name", None, None)
 
 
-def _messages(parts: Parts, transaction: Transaction) -> Iterator[Finding]:
+def _messages(parts: Parts, side: Side, transaction: Transaction) -> Iterator[Finding]:
     with Words() as words, Bodies(parts.home, options=parts.options, files=parts.files) as bodies:
         for (path,) in list(transaction.rows("SELECT path FROM rollouts ORDER BY path")):
             rows = [_Stored(*row) for row in transaction.rows(_STORED, {"path": path})]
             wrong = [each for each in rows if not _has_its_words(parts, transaction, each, words, bodies)]
             bodies.close()
-            if wrong:
+            if wrong and _is_followed(parts, side, transaction, path):
                 yield _wrong(
                     f"the words of {len(wrong)} messages are not what the rollout says", path, wrong[0].thread_id
                 )
+
+
+def _is_followed(parts: Parts, side: Side, transaction: Transaction, path: str) -> bool:
+    """Whether the rollout still begins with the bytes that the index is of: a history that was rewritten is lag."""
+    (projection,) = side.projections
+    mark = watermarks.load(transaction, [path])[path].get(projection.name)
+    try:
+        found = locate(parts.home, path, parts.files)
+        if found is None or mark is None or mark.version != projection.version:
+            return False
+        folder = Folder([projection], parts.options, decode=side.decode)
+        with contextlib.closing(open_rollout(parts.home, found, parts.options, parts.files)) as source:
+            (folded,) = folder.fold(stream_of(path), source, {}, compressed=found.compressed, end=mark.offset)
+    except (EngineError, OSError):
+        return False
+    return (folded.mark.offset, folded.mark.chain, folded.mark.tail) == (mark.offset, mark.chain, mark.tail)
 
 
 def _has_its_words(parts: Parts, transaction: Transaction, row: _Stored, words: Words, bodies: Bodies) -> bool:
