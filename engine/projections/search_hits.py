@@ -125,7 +125,7 @@ def _read(hit: PickedHit, bodies: Bodies, locate: Callable[[PickedHit], Found | 
         if text is None:
             return _Said("", None, "another record stands where it was; the index is behind the rollout")
         return _Said(text, msgspec.json.decode(record.payload, type=_Turn).turn_id)
-    except (EngineError, ValueError) as error:
+    except (EngineError, ValueError, OSError) as error:
         return _Said("", None, str(error))
 
 
