@@ -12,6 +12,7 @@ import typer
 
 import engine
 from engine.cli import agents, commands, decide, device_keys, foreign, goals, logs, mend, remove
+from engine.cli import search as searching
 from engine.cli import turns as turn_pages
 from engine.cli.asked import Asked
 from engine.cli.parsed import Home, Json, StateDir, ThreadId
@@ -35,6 +36,22 @@ class Sort(StrEnum):
     created_at = "created_at"
     updated_at = "updated_at"
     recency_at = "recency_at"
+
+
+class Role(StrEnum):
+    """Who said what is searched; a name is what a user called a thread."""
+
+    user = "user"
+    agent = "agent"
+    name = "name"
+
+
+class By(StrEnum):
+    """How hits are sorted."""
+
+    rank = "rank"
+    newest = "newest"
+    oldest = "oldest"
 
 
 class Items(StrEnum):
@@ -117,7 +134,7 @@ def backfill(
 def rebuild(
     context: typer.Context,
     projection: Annotated[
-        str | None, typer.Option("--projection", metavar="NAME", help="Only this one: threads or facts.")
+        str | None, typer.Option("--projection", metavar="NAME", help="Only this one: threads, facts, turns or search.")
     ] = None,
     thread_id: Annotated[str | None, typer.Option("--thread", metavar="ID", help="Only this thread.")] = None,
     workers: Workers = None,
@@ -240,6 +257,62 @@ def turns(
     asked = _asked(context, Asked(home, state_dir, as_json))
     answer = turn_pages.list_turns(asked, thread_id, limit=limit, cursor=cursor, ascending=asc, items_view=items.value)
     _answer(asked, answer)
+
+
+@app.command(
+    epilog=_epilog(
+        "rolloutdb search lock timeout",
+        "rolloutdb search '\"write lock\" sqlit*' --role agent --since 30d",
+        "rolloutdb search lock --thread 019ddd9d-f053-7991-a505-b639f6b80c15 --sort oldest",
+        "rolloutdb search lock --json | jq -r '.hits[].thread_id'",
+    )
+)
+def search(
+    context: typer.Context,
+    words: Annotated[
+        list[str], typer.Argument(metavar="WORDS", help='Words, "phrases in quotes", beginnings of words (word*).')
+    ],
+    thread_id: Annotated[
+        str | None, typer.Option("--thread", metavar="ID", help="Only what this thread shows.")
+    ] = None,
+    role: Annotated[list[Role] | None, typer.Option("--role", help="Only what they said; may be repeated.")] = None,
+    cwd: Annotated[
+        list[str] | None, typer.Option("--cwd", metavar="FOLDER", help="Only threads of this folder; may be repeated.")
+    ] = None,
+    since: searching.Since = None,
+    until: searching.Until = None,
+    archived: Annotated[
+        bool | None, typer.Option("--archived/--active", help="Only archived threads, or only the others.")
+    ] = None,
+    sort: Annotated[By, typer.Option("--sort", help="The best hits first, or the newest, or the oldest.")] = By.rank,
+    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many hits; 0 is all.")] = 25,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", metavar="CURSOR", help="Go on from there: next_cursor of a page.")
+    ] = None,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Search what users and agents said, and the names of threads.
+
+    All words are to be there, in any order; case and accents do not count, and there are no operators. Of an agent its final
+    answers are searched, and messages without a phase. A message is found in the thread that holds it; with --thread, what
+    the thread was forked from is searched as well.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    wanted = searching.Wanted(
+        words,
+        thread_id,
+        [each.value for each in role or []],
+        cwd or [],
+        since,
+        until,
+        archived,
+        sort.value,
+        limit,
+        cursor,
+    )
+    _answer(asked, searching.search(asked, wanted))
 
 
 @app.command(epilog=_epilog("rolloutdb demo", "rolloutdb demo --keep"))

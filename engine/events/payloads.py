@@ -206,6 +206,20 @@ class ItemCompleted(Struct):
     started_at_ms: int | float | None = None
 
 
+class AgentItem(CompletedItem):
+    """The item of `event_msg.item_completed.AgentMessage`; its text comes as such, or in parts."""
+
+    content: Raw = Raw()
+
+
+class AgentItemCompleted(Struct):
+    """`event_msg.item_completed` that holds an agent's message."""
+
+    item: AgentItem
+    turn_id: str | None = None
+    started_at_ms: int | float | None = None
+
+
 class UserItem(Struct):
     """The item of `event_msg.item_completed.UserMessage`."""
 
@@ -281,6 +295,7 @@ TYPED: dict[str, type[Struct]] = {
     "event_msg.task_started": TaskStarted,
     "event_msg.user_message": UserMessage,
     "event_msg.item_completed.UserMessage": UserItemCompleted,
+    "event_msg.item_completed.AgentMessage": AgentItemCompleted,
     "event_msg.thread_goal_updated": GoalUpdated,
     "event_msg.task_complete": TaskEnded,
     "event_msg.turn_aborted": TaskEnded,

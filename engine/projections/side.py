@@ -32,8 +32,10 @@ from engine.errors import (
     StoreUnavailable,
 )
 from engine.options import Options
+from engine.projections import owed
 from engine.projections.catchup import CatchUp, Partial
 from engine.projections.fold import Decode
+from engine.projections.owed import OWED
 from engine.projections.projection import Projection
 from engine.projections.runner import Left, Scan, Stale
 from engine.projections.side_runner import SideRunner
@@ -46,9 +48,6 @@ from engine.stores.sqlite import Database, Transaction, quarantine, remove_older
 
 BOOKKEEPING = "side"
 """The migrations that every side database begins with."""
-
-OWED = 0
-"""The version of a watermark whose stream is to be folded anew: lower than any projection's."""
 
 _FOREVER_MS = 1 << 62
 
@@ -122,6 +121,11 @@ class Side:
         self._owes_scrub = False
 
     @property
+    def title(self) -> str:
+        """What it is called where somebody names it: as its projection."""
+        return self.projections[0].name
+
+    @property
     def is_there(self) -> bool:
         """Whether there is anything of it: it is open, or its file is there."""
         if self._opened is not None or self._parts.home.state is None:
@@ -177,20 +181,38 @@ class Side:
         """
         return self._healed(lambda opened: self._look(opened, budget_ms, anew=True))
 
-    def rebuild(self) -> None:
-        """Fold every stream anew, one after the other while readers go on. Raises `StoreError`."""
+    def owe(self, paths: Sequence[str] | None = None) -> None:
+        """Have these streams folded anew, or all: the next catch-up does, while readers go on. Raises `StoreError`.
+
+        Before all are, a damaged file is set aside.
+        """
         opened = self._ready()
-        if not self._is_whole(opened.database):
+        if paths is None and not self._is_whole(opened.database):
             self._replace(opened.database)
             opened = self._ready()
         with self._mutex:
             with opened.database.write() as transaction:
+                if paths is not None:
+                    owed.mark(transaction, paths)
+                    return
                 for projection in self.projections:
                     transaction.run(_OWE, {"owed": OWED, "name": projection.name, "version": projection.version})
-                for table in (*self.tables, StreamTable("set_aside")):
-                    remove_orphans(transaction, table)
+                self._remove_orphans(transaction)
             self.look_anew()
-        self.catch_up()
+
+    def fold(self, stale: Sequence[Stale]) -> None:
+        """Bring these streams up to date. Raises `StoreError`."""
+
+        def fold(opened: _Open) -> None:
+            with self._mutex:
+                opened.runner.fold(stale, lambda: False)
+
+        self._healed(fold)
+
+    def failures(self) -> list[tuple[str, str]]:
+        """The rollouts that could not be folded, each with its reason. Raises `StoreError`."""
+        with self._ready().database.read() as transaction:
+            return [(path, reason) for path, reason in transaction.rows(_FAILURES)]
 
     def forget(self, paths: Sequence[str], thread_ids: Sequence[str]) -> int:
         """Remove every row and every byte of these streams, and of those named for these threads; how many rows went.
@@ -376,7 +398,7 @@ class Side:
             self._owes_scrub = self._owes_scrub or bool(self._parts.erased(sorted(runner.gone)))
             runner.gone.clear()
         if self._owes_scrub:
-            opened.database.scrub()
+            self._scrub(opened.database)
             self._owes_scrub = False
 
     def _look_for(self, opened: _Open, thread_id: str, budget_ms: int) -> None:
@@ -401,10 +423,25 @@ class Side:
                 gone = sorted(named.union(paths))
                 removed = sum(count(transaction, table, gone) for table in self.tables)
                 runner.forget(transaction, gone)
+                self._forget_threads(transaction, thread_ids)
             for path in gone:
                 self.note(path)
-            database.scrub()
+            self._scrub(database)
         return removed
+
+    def _remove_orphans(self, transaction: Transaction) -> None:
+        """Remove what no followed stream stands behind."""
+        for table in (*self.tables, StreamTable("set_aside")):
+            remove_orphans(transaction, table)
+
+    # What a side database of another kind does besides
+
+    def _forget_threads(self, transaction: Transaction, thread_ids: Sequence[str]) -> None:
+        """Remove what there is of these threads beside the rows of their streams."""
+
+    def _scrub(self, database: Database) -> None:
+        """Leave no byte of what was removed."""
+        database.scrub()
 
 
 def discard(parts: Parts, name: str, shape: int) -> None:
@@ -460,3 +497,4 @@ def _reading_only(database: Database, transaction: Transaction) -> Iterator[None
 
 _KNOWN = "SELECT stream FROM watermarks UNION SELECT path FROM failures"
 _OWE = "UPDATE watermarks SET version = :owed WHERE projection = :name AND version <= :version"
+_FAILURES = "SELECT path, reason FROM failures ORDER BY path"

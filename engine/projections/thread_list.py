@@ -172,6 +172,25 @@ def get_thread(transaction: Transaction, thread_id: str, root: str = "") -> Thre
     return None if stored is None else row_of(*stored, root)
 
 
+def get_threads(transaction: Transaction, thread_ids: Sequence[str]) -> dict[str, ThreadRow]:
+    """Those of these threads that are listed, by id."""
+    sql = f"{_SELECT} WHERE threads.id IN (SELECT value FROM json_each(:ids)) AND {_NOT_DISMISSED}"  # noqa: S608 - names of ours
+    rows = transaction.rows(sql, {"ids": msgspec.json.encode(list(thread_ids)).decode()})
+    found = (row_of(row[: len(COLUMNS)], Decided(*row[len(COLUMNS) :])) for row in rows)
+    return {row.id: row for row in found}
+
+
+def threads_in(transaction: Transaction, cwds: Sequence[str]) -> list[str]:
+    """The ids of the threads of these folders."""
+    wanted = {"cwds": msgspec.json.encode(list(cwds)).decode()}
+    return [thread_id for (thread_id,) in transaction.rows(_IN_FOLDERS, wanted)]
+
+
+def named_threads(transaction: Transaction) -> Iterator[tuple[str, str, int]]:
+    """The threads that somebody named, but erased ones: id, name, when."""
+    yield from transaction.rows(_NAMED)
+
+
 def row_of(values: Sequence[Any], decided: Decided, root: str = "") -> ThreadRow:
     """The answer: what the rollout says, and what was decided; of two memory modes the later."""
     fields = list(values)
@@ -282,6 +301,21 @@ _NAME = """iif(
     coalesce(facts.name_at_ms, -1) >= coalesce(index_names.name_at_ms, -1), facts.name, nullif(index_names.name, '')
 )"""
 """Two streams may name a thread: the later record counts, also one that takes the name away."""
+
+_NAMED = f"""
+    SELECT * FROM (
+        SELECT ids.thread_id, {_NAME} AS name,
+            max(coalesce(facts.name_at_ms, -1), coalesce(index_names.name_at_ms, -1)) AS at_ms
+        FROM (
+            SELECT thread_id FROM facts WHERE name IS NOT NULL UNION SELECT thread_id FROM index_names
+        ) AS ids
+        LEFT JOIN facts ON facts.thread_id = ids.thread_id
+        LEFT JOIN index_names ON index_names.thread_id = ids.thread_id
+        WHERE facts.erased_at_ms IS NULL AND coalesce(facts.erase_pending, 0) = 0
+    ) WHERE name IS NOT NULL AND name <> ''
+"""  # noqa: S608 - names of ours
+
+_IN_FOLDERS = "SELECT id FROM threads WHERE cwd IN (SELECT value FROM json_each(:cwds))"
 
 _FOUND = f"instr(casefold(concat_ws(char(31), title, preview, first_user_message, {_NAME})), :search)"
 

@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from engine.errors import LineageBroken
 from engine.events.record import decode_as
 from engine.options import Options
 from engine.projections.catchup import Partial
-from engine.projections.history import History, readable
+from engine.projections.history import History
+from engine.projections.shown import Shown
 from engine.projections.side import Parts, Side
 from engine.projections.turn_list import (
     ItemPage,
@@ -37,8 +37,8 @@ from engine.projections.turns import Turns
 from engine.stores import migrate
 from engine.stores.bodies import Bodies
 from engine.stores.files import Files
-from engine.stores.layout import Found, Home, find
-from engine.stores.lineage import Segment, shown_lineage
+from engine.stores.layout import Home
+from engine.stores.lineage import Segment
 from engine.stores.link import files_translated
 from engine.stores.sqlite import Transaction
 from engine.stores.writer_lock import live_owner
@@ -68,6 +68,7 @@ class TurnIndex:
         self._home = home
         self._side = side
         self._history = history
+        self._shown = Shown(home, history, options=options, files=files)
         self._options = options
         self._files = files
 
@@ -96,7 +97,7 @@ class TurnIndex:
     def _ask(self, thread_id: str, pick: _Asked[_Picked]) -> tuple[_Picked, Partial | None]:
         was_held = self._is_held(thread_id)  # a turn that ends while it is looked for was never interrupted
         _, head = self._history.find(thread_id)
-        segments, is_broken = self._segments(head)
+        segments, is_broken = self._shown.segments(head)
         picked, partial = self._side.ask_of(
             [segment.found for segment in reversed(segments)],  # where there is no time for all, the newest are first
             lambda transaction: pick(transaction, segments, was_held or self._is_held(thread_id)),
@@ -106,29 +107,6 @@ class TurnIndex:
             done = len(segments) if partial is None else partial.files_done
             partial = Partial(done, None, 1 + (0 if partial is None else partial.unread))
         return picked, partial
-
-    def _segments(self, head: Found) -> tuple[list[Segment], bool]:
-        """What a thread shows, oldest first, and whether the way to what it goes on from is broken."""
-        thread_id = head.name.thread_id
-        with readable(head):
-            try:
-                return shown_lineage(
-                    self._home,
-                    head,
-                    lambda each: self._resolve(each, thread_id),
-                    options=self._options,
-                    files=self._files,
-                ), False
-            except LineageBroken:
-                return [Segment(head, None)], True
-
-    def _resolve(self, rollout_id: str, thread_id: str) -> Found | None:
-        """A rollout by its id; by the names of the files where the rows do not know of it yet."""
-        found = self._history.resolve(rollout_id)
-        if found is not None:
-            return found
-        named = [*find(self._home, rollout_id, self._files), *find(self._home, thread_id, self._files)]
-        return next((each for each in named if (each.name.own_rollout_id or each.name.thread_id) == rollout_id), None)
 
     def _is_held(self, thread_id: str) -> bool:
         """Whether somebody has the thread open for writing; one whose lock cannot be looked at is taken for nobody's."""

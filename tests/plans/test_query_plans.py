@@ -39,6 +39,14 @@ SCANS = {
     "DELETE FROM goals WHERE stream NOT IN": ONCE_A_REBUILD,
     "SELECT thread_id, goal_id, deleted_at_ms FROM goal_deletions": AN_AUDIT_READS_ALL,
     "SELECT thread_id, goal_id, objective": "a list of the goals of all threads, which are few",
+    "DELETE FROM names": ONCE_A_REBUILD,
+    "DELETE FROM words WHERE rowid IN ( SELECT id FROM words_docsize": ONCE_A_REBUILD,
+    "SELECT stream, followed FROM fact_streams": "two rows at most",
+    "SELECT mark FROM names_followed": "one row at most",
+    "SELECT * FROM ( SELECT ids.thread_id": "a search, when a name was given since the last one",
+    "SELECT id FROM threads WHERE cwd IN": "a search in a folder, as a list of a folder may",
+    "SELECT path FROM rollouts ORDER BY path": AN_AUDIT_READS_ALL,
+    "SELECT DISTINCT thread_id FROM rollouts": AN_AUDIT_READS_ALL,
     "SELECT id, rollout_path, EXISTS": AN_AUDIT_READS_ALL,
     "SELECT 'streams', path FROM streams": AN_AUDIT_READS_ALL,
     "SELECT thread_id, name": AN_AUDIT_READS_ALL,
@@ -66,6 +74,7 @@ SCANS = {
     'DELETE FROM "turns" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "items" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "parts" WHERE rollout NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "texts" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "rollbacks" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "set_aside" WHERE stream NOT IN': ONCE_A_REBUILD,
     "UPDATE watermarks SET version = :owed WHERE projection = :name": ONCE_A_REBUILD,
@@ -129,7 +138,17 @@ def run_a_session(home, made):
         for each in made:
             opened.turns.list(each.id, limit=1)
             opened.items.list(each.id, limit=1)
+            for how in (
+                {},
+                {"sort": "newest", "archived": True},
+                {"roles": ["user"], "since_ms": 1, "until_ms": 1 << 50},
+            ):
+                page = opened.search("the", limit=1, **how)
+                opened.search("the", limit=1, cursor=page.next_cursor, **how)
+            opened.search("the", thread_id=each.id, cwd="/a")
         ask_the_graph(opened, made)
+        opened.threads.rename(made[0].id, "the name")
+        opened.search("the")
         opened.audit()
         opened.status()
         os.unlink(home / made[3].path)
@@ -226,10 +245,21 @@ def test_a_page_by_cursor_begins_at_its_place_in_the_index(planned):
 
 def test_one_thread_is_found_by_its_id(planned):
     (plan,) = [
-        plan for statement, plan in planned.items() if statement.startswith(PAGES) and "ORDER BY" not in statement
+        plan for statement, plan in planned.items() if statement.startswith(PAGES) and "threads.id = :id" in statement
     ]
     assert plan[0] == "SEARCH threads USING INDEX sqlite_autoindex_threads_1 (id=?)"
     assert scanned(plan) == []
+
+
+def test_a_search_goes_through_its_words_alone(planned):
+    """Each message that has them is looked up by its id, each rollout by its number."""
+    found = {
+        statement: plan for statement, plan in planned.items() if "words MATCH" in statement and "LIMIT" in statement
+    }
+    assert len(found) >= 7
+    for statement, plan in found.items():
+        assert plan[0].startswith("SCAN words VIRTUAL TABLE INDEX 0:M1"), statement
+        assert all(step.startswith("SEARCH") for step in plan if " texts " in step or " rollouts " in step), statement
 
 
 def test_every_value_is_bound(planned):

@@ -137,7 +137,7 @@ def test_status_answers_with_its_words(run: Run, home: Path) -> None:
         "background_error",
         "projections",
     ]
-    assert [each["name"] for each in found["projections"]] == ["threads", "turns"]
+    assert [each["name"] for each in found["projections"]] == ["threads", "turns", "search"]
     assert found["threads"] == {"total": 3, "active": 2, "archived": 1, "missing": 0}
     assert (found["lag"]["files"], found["lag"]["files_total"], found["set_aside"]) == (0, 3, 0)
     assert (found["backfill"]["status"], found["backfill"]["files_done"], found["backfill"]["failed"]) == (
