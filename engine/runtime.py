@@ -20,7 +20,6 @@ from engine.audit.foreign_why import Explanation, explain
 from engine.audit.parts import AuditParts
 from engine.audit.plan import Plan
 from engine.audit.repair import Repairer, RepairParts, RepairReport
-from engine.audit.sides import side_findings
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.erase import Eraser
@@ -140,9 +139,7 @@ class Engine:
             self._backfill.run()
         with contextlib.suppress(StoreError):
             self._flush.flush()
-        report = self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
-        report.findings.extend(side_findings(self._side_parts, self._sides))
-        return report
+        return self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
 
     def repair(
         self,
@@ -360,7 +357,9 @@ class Engine:
         )
         index = TurnIndex(home, history_rows, history, options=options, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
-        audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)
+        audited = AuditParts(
+            home, database, self._jobs, checker, self._facts, journal, self._sides, options, clock, files
+        )
         self._auditor = Auditor(audited)
         finish = {
             facts.ARCHIVE_BEGUN: self._writers.finish_archives,

@@ -86,6 +86,7 @@ class Repairer:
             "refold_facts": lambda _: self._parts.audit.facts.rebuild(),
             "remove_row": self._remove_row,
             "fold": self._fold,
+            "fold_side": self._fold_side,
             "index": lambda _: self._index(),
         }
 
@@ -217,10 +218,19 @@ class Repairer:
         for database in self._parts.audit.databases:
             if database.name == step.target:
                 database.replace()
+        for side in self._parts.audit.sides:
+            if side.name == step.target:
+                side.replace()
 
     def _index(self) -> None:
         self._parts.audit.facts.catch_up()
         self._parts.backfill.run()
+        self._parts.audit.sides.catch_up()
+
+    def _fold_side(self, step: Step) -> None:
+        for side in self._parts.audit.sides:
+            if side.name == step.target:
+                side.refold(step.path)
 
     def _remove_row(self, step: Step) -> None:
         """Only where nothing stands behind it now."""

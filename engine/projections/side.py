@@ -23,6 +23,7 @@ from engine.clock import Clock
 from engine.errors import (
     MigrationChanged,
     ProjectionFailed,
+    RolloutUnusable,
     StoreBusy,
     StoreCorrupt,
     StoreError,
@@ -37,7 +38,7 @@ from engine.projections.fold import Decode
 from engine.projections.projection import Projection
 from engine.projections.runner import Left, Scan, Stale
 from engine.projections.side_runner import SideRunner
-from engine.projections.side_tables import StreamTable, count, remove_orphans
+from engine.projections.side_tables import SET_ASIDE, StreamTable, count, remove_orphans
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
 from engine.stores.link import files_translated
@@ -187,10 +188,35 @@ class Side:
             with opened.database.write() as transaction:
                 for projection in self.projections:
                     transaction.run(_OWE, {"owed": OWED, "name": projection.name, "version": projection.version})
-                for table in (*self.tables, StreamTable("set_aside")):
-                    remove_orphans(transaction, table)
+                self._remove_orphans(transaction)
             self.look_anew()
         self.catch_up()
+
+    def refold(self, path: str | None) -> None:
+        """Remove rows that no followed stream stands behind, and fold one stream anew where it is given and there.
+
+        Cut short, the stream is owed to the next catch-up. Raises `StoreError`, `ProjectionFailed`, `RolloutUnusable`.
+        """
+        opened, found = self._ready(), None if path is None else locate(self._parts.home, path, self._parts.files)
+        with self._mutex:
+            with opened.database.write() as transaction:
+                for projection in self.projections:
+                    transaction.run(
+                        _OWE_ONE,
+                        {"owed": OWED, "name": projection.name, "version": projection.version, "stream": path},
+                    )
+                self._remove_orphans(transaction)
+            if found is None:
+                return
+            left = opened.runner.fold([Stale(found, known=True)], lambda: False)
+        _check_failed({path: failure for path, failure in opened.runner.failed.items() if path == found.path})
+        if left.unread:
+            raise RolloutUnusable(f"The rollout {found.path} cannot be read.", path=found.path)
+
+    def replace(self) -> None:
+        """Set the file aside, and begin with a new one. Raises `StoreError`."""
+        self._replace(self._ready().database)
+        self._ready()
 
     def forget(self, paths: Sequence[str], thread_ids: Sequence[str]) -> int:
         """Remove every row and every byte of these streams, and of those named for these threads; how many rows went.
@@ -275,6 +301,10 @@ class Side:
                 database.quarantine()
             database.close()
         self.look_anew()
+
+    def _remove_orphans(self, transaction: Transaction) -> None:
+        for table in (*self.tables, SET_ASIDE):
+            remove_orphans(transaction, table)
 
     def _is_whole(self, database: Database) -> bool:
         try:
@@ -460,3 +490,4 @@ def _reading_only(database: Database, transaction: Transaction) -> Iterator[None
 
 _KNOWN = "SELECT stream FROM watermarks UNION SELECT path FROM failures"
 _OWE = "UPDATE watermarks SET version = :owed WHERE projection = :name AND version <= :version"
+_OWE_ONE = f"{_OWE} AND stream = :stream"

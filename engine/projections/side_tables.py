@@ -6,7 +6,6 @@ A row is of a stream by one column: the stream's path, or, where a table has man
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,10 +24,14 @@ class StreamTable(NamedTuple):
     local: int = 0
 
 
-def rows_of(transaction: Transaction, table: StreamTable, path: str) -> Counter[Any]:
-    """The rows of one stream, each as often as it is there, without the file's own numbers."""
+SET_ASIDE = StreamTable("set_aside")
+"""Part of the bookkeeping, and yet rows of streams."""
+
+
+def rows_of(transaction: Transaction, table: StreamTable, path: str) -> list[Any]:
+    """The rows of one stream, without the file's own numbers."""
     rows = transaction.rows(f"SELECT * {_of_paths(table)}", _named([path]))
-    return Counter(row[table.local :] for row in rows)
+    return [row[table.local :] for row in rows]
 
 
 def count(transaction: Transaction, table: StreamTable, paths: Sequence[str]) -> int:

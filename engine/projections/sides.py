@@ -31,7 +31,7 @@ class Sides:
     """The side databases of one home."""
 
     def __init__(self, parts: Parts, sides: Sequence[Side]) -> None:
-        self._parts = parts
+        self.parts = parts
         self._sides = tuple(sides)
 
     def __iter__(self) -> Iterator[Side]:
@@ -78,7 +78,7 @@ class Sides:
         whoever has them. Raises `StoreError`.
         """
         for name, shape in self._others():
-            discard(self._parts, name, shape)
+            discard(self.parts, name, shape)
         return {side.name: side.forget(paths, thread_ids) for side in self._sides}
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class Sides:
 
     def _others(self) -> list[tuple[str, int]]:
         """Files of own projections that none of these is, other shapes of theirs among them."""
-        home, files = self._parts.home, self._parts.files
+        home, files = self.parts.home, self.parts.files
         if home.state is None:
             return []
         ours = {(side.name, side.shape) for side in self._sides}

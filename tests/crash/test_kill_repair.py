@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 import engine
-from tests.seeds import MENDED, SEEDS, seeded, untouched_home
+from tests.seeds import MENDED, SEEDS, class_of, seeded, untouched_home
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-BROKEN = [seed for seed in SEEDS if seed.__name__ in MENDED - {"unfinished", "wrong_fact"}]
+BROKEN = [seed for seed in SEEDS if class_of(seed) in MENDED - {"unfinished", "wrong_fact"}]
 
 DRIVER = """
 import os, shutil, signal, sys

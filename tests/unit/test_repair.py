@@ -26,6 +26,7 @@ from engine.testing.damage import DAMAGES
 from tests.seeds import (
     MENDED,
     SEEDS,
+    class_of,
     damaged_span,
     differing_field,
     leftover_file,
@@ -110,7 +111,7 @@ def is_journal_of(name, expected):
 
 
 def test_every_class_is_mended_or_says_why_not():
-    assert {seed.__name__ for seed in SEEDS} >= MENDED
+    assert {class_of(seed) for seed in SEEDS} >= MENDED
     assert CLASSES.keys() >= MENDED
 
 
@@ -345,7 +346,7 @@ class Stopped(BaseException):
     """As a kill would."""
 
 
-STOPPING = [seed for seed in SEEDS if seed.__name__ in MENDED]
+STOPPING = [seed for seed in SEEDS if class_of(seed) in MENDED]
 
 
 def test_a_repair_that_was_stopped_before_or_after_any_step_is_finished_by_the_next(broken):
