@@ -90,9 +90,13 @@ def plan_of(home: str, findings: Iterable[Finding]) -> Plan:
         _, classes = found.setdefault(key, (step, set()))
         classes.add(each.class_)
     steps = [msgspec.structs.replace(step, classes=sorted(classes)) for step, classes in found.values()]
-    if any(step.action == "replace_database" and step.target != "jobs" for step in steps):
-        steps.append(_make("index", classes=["damaged_database"]))
-    return Plan(home=home, steps=sorted(steps, key=_in_order))
+    return Plan(home=home, steps=_with_index(steps))
+
+
+def replacing(databases: Iterable[str]) -> list[Step]:
+    """What to do about databases that turned out to be damaged when they were written to."""
+    steps = [_make("replace_database", classes=["damaged_database"], target=name) for name in databases]
+    return _with_index(steps)
 
 
 def save(plan: Plan, path: str, *, files: Files) -> None:
@@ -117,6 +121,13 @@ def load(path: str, home: str, *, files: Files) -> Plan:
             hint="Plan and apply with one release and home.",
         )
     return plan
+
+
+def _with_index(steps: list[Step]) -> list[Step]:
+    """In their order; new databases are filled, but for that of leases."""
+    if any(step.action == "replace_database" and step.target != "jobs" for step in steps):
+        steps = [*steps, _make("index", classes=["damaged_database"])]
+    return sorted(steps, key=_in_order)
 
 
 def _step(each: Finding) -> Step:

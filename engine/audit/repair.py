@@ -17,8 +17,8 @@ from msgspec import Struct
 from engine.audit.compare import Auditor
 from engine.audit.findings import Finding
 from engine.audit.parts import AuditParts
-from engine.audit.plan import Plan, Step, plan_of
-from engine.errors import EngineError, RolloutUnusable, StoreBusy, ThreadBusy
+from engine.audit.plan import Plan, Step, plan_of, replacing
+from engine.errors import EngineError, RolloutUnusable, StoreBusy, StoreCorrupt, ThreadBusy
 from engine.projections.backfill import Backfill, Progress
 from engine.projections.facts import unfinished_archives, unfinished_erasures, unfinished_redactions
 from engine.projections.runner import Runner, Stale
@@ -75,6 +75,8 @@ class Repairer:
 
     def __init__(self, parts: RepairParts) -> None:
         self._parts = parts
+        self._met: set[str] = set()
+        """Databases whose damage a step met: an index that disagrees with its table shows when it is written to."""
         self._do: dict[str, Callable[[Step], object]] = {
             "replace_database": self._replace_database,
             "finish": self._finish,
@@ -118,7 +120,9 @@ class Repairer:
             if step not in plan.steps
         ]
         todo = [step for step in plan.steps if wanted is None or step in wanted.steps]
+        self._met.clear()
         done = [self._carry_out(step, offline=offline) for step in todo]
+        done += [self._carry_out(step, offline=offline) for step in replacing(sorted(self._met))]
         if any(each.outcome == "done" for each in done):
             report = self._parts.auditor.run(deep=deep, progress=progress)
         return RepairReport(home=plan.home, dry_run=False, steps=[*results, *done], left=report.faults)
@@ -131,6 +135,9 @@ class Repairer:
             self._do[step.action](step)
         except (ThreadBusy, StoreBusy) as busy:
             return StepResult(step=step, outcome="skipped", reason=busy.message)
+        except StoreCorrupt as error:
+            self._met.update(self._named(error.path))
+            return StepResult(step=step, outcome="failed", reason=error.message)
         except EngineError as error:
             return StepResult(step=step, outcome="failed", reason=error.message)
         except OSError as error:
@@ -213,6 +220,12 @@ class Repairer:
             source.close()
 
     # --- rows ------------------------------------------------------------------------------------------------------
+
+    def _named(self, path: str | None) -> list[str]:
+        """The database of that path."""
+        audit = self._parts.audit
+        sides = [(side.name, side.path) for side in audit.sides]
+        return [name for name, at in (*((each.name, each.path) for each in audit.databases), *sides) if at == path]
 
     def _replace_database(self, step: Step) -> None:
         for database in self._parts.audit.databases:

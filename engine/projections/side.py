@@ -123,12 +123,17 @@ class Side:
         self._owes_scrub = False
 
     @property
+    def path(self) -> str | None:
+        """Where its file belongs; None in memory."""
+        state = self._parts.home.state
+        return None if state is None else os.path.join(os.path.abspath(state), f"{self.name}_{self.shape}.sqlite")
+
+    @property
     def is_there(self) -> bool:
         """Whether there is anything of it: it is open, or its file is there."""
-        if self._opened is not None or self._parts.home.state is None:
+        if self._opened is not None or self.path is None:
             return self._opened is not None
-        path = os.path.join(self._parts.home.state, f"{self.name}_{self.shape}.sqlite")
-        return self._parts.files.kind(path, op="side.there") is not None
+        return self._parts.files.kind(self.path, op="side.there") is not None
 
     def note(self, path: str) -> None:
         """An append to this stream was acknowledged, or its file moved: the next answer folds it first, or forgets it."""
