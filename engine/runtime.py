@@ -28,7 +28,7 @@ from engine.follow import Follower
 from engine.history import Items, Turns
 from engine.holdings import RemovalParts
 from engine.options import Options
-from engine.projections import facts
+from engine.projections import thread_facts
 from engine.projections.backfill import Backfill, BackfillReport, Progress
 from engine.projections.background import Background
 from engine.projections.catchup import CatchUp
@@ -362,9 +362,9 @@ class Engine:
         )
         self._auditor = Auditor(audited)
         finish = {
-            facts.ARCHIVE_BEGUN: self._writers.finish_archives,
-            facts.ERASE_BEGUN: self._eraser.finish,
-            facts.REDACTION_BEGUN: self._redactor.finish,
+            thread_facts.ARCHIVE_BEGUN: self._writers.finish_archives,
+            thread_facts.ERASE_BEGUN: self._eraser.finish,
+            thread_facts.REDACTION_BEGUN: self._redactor.finish,
             "trash": self._eraser.finish,
         }
         self._repairer = Repairer(
