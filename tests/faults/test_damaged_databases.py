@@ -184,7 +184,7 @@ def test_flips_in_every_page_end_with_the_same_rows_or_are_named_and_mended(benc
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(100, 104))
 def test_soak_flips_in_every_page(bench: Bench, seed: int) -> None:
-    flip_pages(bench, "state_1.sqlite", each=200, seed=seed)
+    flip_pages(bench, "state_1.sqlite", each=40, seed=seed)
 
 
 @pytest.mark.soak

@@ -438,7 +438,7 @@ def test_a_thread_with_both_names_in_the_middle_of_a_move_is_unfinished_and_no_d
 
 
 def test_a_thread_whose_erasure_stopped_half_way_is_unfinished_and_not_lost(home: Path) -> None:
-    """Its files are gone and its row is not: eight writers and a thousand audits met it. An erasure was begun, so it is no loss."""
+    """Its files are gone and its row is not. A thousand audits beside eight writers met it; it is no loss."""
     thread = made(home)
     with opened(home) as reader, opened(home, options=Options(busy_wait_ms=50)) as e:
         e.backfill()
