@@ -8,7 +8,6 @@ and no difference: the next catch-up folds them. Memory is the rows of one strea
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from engine.errors import ProjectionFailed
 from engine.projections.fold import Folder, SetAside
 from engine.projections.projection import Change, Projection
 from engine.projections.side import BOOKKEEPING, Parts, Side
-from engine.projections.side_tables import SET_ASIDE, orphans, rows_of
+from engine.projections.side_tables import SET_ASIDE, orphans, rows_apart, rows_of
 from engine.projections.threads import stream_of
 from engine.stores import watermarks
 from engine.stores.layout import Found, locate
@@ -133,12 +132,8 @@ class _Comparison:
     def _rows(self, path: str) -> Iterator[SideDifference]:
         with self._memory.read() as memory:
             for table in self._side.tables:
-                rows = [rows_of(each, table, path) for each in (self._transaction, memory)]
-                if rows[0] == rows[1]:
-                    continue  # as a rule also in order, and counting each row takes as long as reading it
-                stored, folded = map(Counter, rows)
-                if stored != folded:
-                    more, fewer = (stored - folded).total(), (folded - stored).total()
+                more, fewer = rows_apart(rows_of(self._transaction, table, path), rows_of(memory, table, path))
+                if more or fewer:
                     message = (
                         f"{more} rows of {table.name} are not what the rollout says, "
                         f"and {fewer} that it says are missing"
