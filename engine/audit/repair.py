@@ -29,6 +29,9 @@ from engine.stores.recovery import Decision, decide, examine
 from engine.stores.rollouts import open_source
 from engine.stores.writer_lock import acquire
 
+ROUNDS_MAX = 3
+"""How often one repair audits and mends: what is mended may show what was hidden behind it."""
+
 Outcome = Literal["planned", "done", "skipped", "failed"]
 
 
@@ -120,11 +123,20 @@ class Repairer:
             if step not in plan.steps
         ]
         todo = [step for step in plan.steps if wanted is None or step in wanted.steps]
-        self._met.clear()
-        done = [self._carry_out(step, offline=offline) for step in todo]
-        done += [self._carry_out(step, offline=offline) for step in replacing(sorted(self._met))]
-        if any(each.outcome == "done" for each in done):
+        done: list[StepResult] = []
+        for _ in range(ROUNDS_MAX):
+            self._met.clear()
+            now = [self._carry_out(step, offline=offline) for step in todo]
+            now += [self._carry_out(step, offline=offline) for step in replacing(sorted(self._met))]
+            done += now
+            if not any(each.outcome == "done" for each in now):
+                break
             report = self._parts.auditor.run(deep=deep, progress=progress)
+            # Damage may hide other damage: an index that lacks a row shows when the row is right again.
+            tried = [each.step for each in done]
+            todo = [step for step in plan_of(plan.home, report.findings).steps if step not in tried]
+            if wanted is not None or not todo:
+                break
         return RepairReport(home=plan.home, dry_run=False, steps=[*results, *done], left=report.faults)
 
     def _carry_out(self, step: Step, *, offline: bool) -> StepResult:
