@@ -161,8 +161,10 @@ class Engine:
         with contextlib.suppress(StoreError):
             self._flush.flush()
         if dry_run:
-            return self._repairer.plan(deep=deep, progress=progress)
-        return self._repairer.run(wanted=plan, offline=offline, deep=deep, progress=progress)
+            return self._fresh.mending(lambda: self._repairer.plan(deep=deep, progress=progress))
+        return self._fresh.mending(
+            lambda: self._repairer.run(wanted=plan, offline=offline, deep=deep, progress=progress)
+        )
 
     def audit_codex(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> CodexReport:
         """Compare the Codex CLI's own databases with the rollouts; needs no table of ours, and leaves no trace in theirs.

@@ -121,7 +121,8 @@ def check_busy(home: Path, *, writers: int, audits: int) -> None:
                 unfinished = [each for each in report.faults if each.class_ == "unfinished" and each.thread_id in words]
                 assert [each for each in report.faults if each not in unfinished] == [], number
                 seen.update(each.class_ for each in report.findings)
-                assert [process.communicate()[1] for process in started if process.poll() is not None] == []
+                errors = [process.communicate()[1] for process in started if process.poll() is not None]
+                assert errors == [], errors
     finally:
         ended = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0] * writers, [error for _, error in ended]
