@@ -22,8 +22,6 @@ from engine.audit.foreign_why import Explanation, explain
 from engine.audit.parts import AuditParts
 from engine.audit.plan import Plan
 from engine.audit.repair import Repairer, RepairParts, RepairReport
-from engine.audit.sides import side_findings
-from engine.audit.words import word_findings
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.decisions import Decisions
@@ -52,7 +50,7 @@ from engine.projections.rebuild import Rebuild
 from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner, Stale
 from engine.projections.search_hits import SearchPage
-from engine.projections.search_index import SEARCH, SearchIndex, search_side
+from engine.projections.search_index import SearchIndex, search_side
 from engine.projections.search_list import Role, SearchQuery, SearchSort
 from engine.projections.side import Parts, Side
 from engine.projections.sides import Sides, erased_among
@@ -166,11 +164,7 @@ class Engine:
             self._backfill.run()
         with contextlib.suppress(StoreError):
             self._flush.flush()
-        report = self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
-        report.findings.extend(side_findings(self._side_parts, self._sides))
-        if (searched := self._sides.of(SEARCH)) is not None:
-            report.findings.extend(word_findings(self._side_parts, searched, self._database))
-        return report
+        return self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
 
     def repair(
         self,
@@ -192,8 +186,10 @@ class Engine:
         with contextlib.suppress(StoreError):
             self._flush.flush()
         if dry_run:
-            return self._repairer.plan(deep=deep, progress=progress)
-        return self._repairer.run(wanted=plan, offline=offline, deep=deep, progress=progress)
+            return self._fresh.mending(lambda: self._repairer.plan(deep=deep, progress=progress))
+        return self._fresh.mending(
+            lambda: self._repairer.run(wanted=plan, offline=offline, deep=deep, progress=progress)
+        )
 
     def audit_codex(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> CodexReport:
         """Compare the Codex CLI's own databases with the rollouts; needs no table of ours, and leaves no trace in theirs.
@@ -471,7 +467,9 @@ class Engine:
         index = TurnIndex(home, history_rows, history, options=options, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
         self._search = SearchIndex(home, search_rows, history, fresh, options=options, files=files)
-        audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)
+        audited = AuditParts(
+            home, database, self._jobs, checker, self._facts, journal, self._sides, options, clock, files
+        )
         self._auditor = Auditor(audited)
         finish = {
             thread_facts.ARCHIVE_BEGUN: self._writers.finish_archives,

@@ -219,13 +219,13 @@ class Sweep:
             self.looked.note(path, None if found is None else found.stat)
 
     def _rows_without_rollout(self, transaction: Transaction) -> Iterator[Finding]:
-        for thread_id, path, known, dismissed, *shown in transaction.rows(_ROWS):
+        for thread_id, path, known, given_up, *shown in transaction.rows(_ROWS):
             if thread_id in self._candidates or not self._is_asked(thread_id, path) or self._is_under_refused(path):
                 continue
             if not known:
                 message = f"no rollout was ever followed for the row of {short(shown[0])}"
                 yield finding("orphan_row", message, mend=REPAIR, path=path, thread_id=thread_id, field="threads")
-            elif not dismissed and all(self._is_gone(each) for (each,) in transaction.rows(_PATHS, {"id": thread_id})):
+            elif not given_up and all(self._is_gone(each) for (each,) in transaction.rows(_PATHS, {"id": thread_id})):
                 value = dict(
                     zip(("title", "first_user_message", "updated_at_ms", "archived", "size"), shown, strict=True)
                 )
@@ -286,8 +286,10 @@ _ATTACHED = """
     WHERE agents.parent_thread_id IS NOT NULL AND agents.parent_thread_id NOT IN (SELECT id FROM threads)
 """
 
+# A thread that is being erased loses its files before its row; where that was left half done it is told as that.
 _ROWS = """
-    SELECT id, rollout_path, EXISTS (SELECT 1 FROM streams WHERE thread_id = id), facts.dismissed_at_ms IS NOT NULL,
+    SELECT id, rollout_path, EXISTS (SELECT 1 FROM streams WHERE thread_id = id),
+        facts.dismissed_at_ms IS NOT NULL OR coalesce(facts.erase_pending, 0),
         title, first_user_message, updated_at_ms, threads.archived, watermarks.size
     FROM threads LEFT JOIN facts ON facts.thread_id = id
     LEFT JOIN watermarks ON stream = rollout_path AND projection = 'threads'

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from engine.audit.findings import REBUILD, Finding, finding
+from engine.audit.findings import REPAIR, Finding, finding
 from engine.errors import EngineError, StoreError
 from engine.events.said import said_in
 from engine.projections.fold import Folder
@@ -29,6 +29,7 @@ from engine.stores.lineage import open_rollout
 from engine.stores.sqlite import Database, Transaction
 from engine.stores.words import Words
 
+_REBUILD = "rolloutdb rebuild --projection search"
 _PROBED = 4
 """How many words of a message are looked up, as a phrase."""
 
@@ -142,9 +143,9 @@ def _number(data: bytes) -> int:
 
 
 def _wrong(message: str, path: str | None, thread_id: str | None) -> Finding:
-    return finding(
-        "wrong_rows", f"search: {message}", path=path, thread_id=thread_id, field="search.words", mend=REBUILD
-    )
+    """What is of one rollout is mended by folding it anew; names, and words of nobody, by the whole index."""
+    mend = _REBUILD if path is None else REPAIR
+    return finding("wrong_rows", f"search: {message}", path=path, thread_id=thread_id, field="search.words", mend=mend)
 
 
 _NOBODYS = """

@@ -101,8 +101,8 @@ class Facts:
         self._options = options
         self._clock = clock
         self._files = files
-        self._applied: dict[str, list[tuple[str, FileStat | None]]] = {}
-        """How the files of each stream stood when the tables were found to have followed them."""
+        self._applied: dict[str, tuple[int, list[tuple[str, FileStat | None]]]] = {}
+        """How the files of each stream stood when the tables were found to have followed them, and in which file."""
         self._streams = (
             _Stream("journal", f"{home.state}/journal", self._segments, JOURNAL_TABLES, _read_journal),
             _Stream("session_index", home.path, self._index, (INDEX_NAMES,), _read_index),
@@ -112,7 +112,10 @@ class Facts:
         """Apply what both streams hold beyond what was followed; a stat a file where nothing is new."""
         for stream in self._streams:
             with self._named(stream):
-                now = [(name, self._files.stat(f"{stream.folder}/{name}", op="facts.stat")) for name in stream.names()]
+                stats = [
+                    (name, self._files.stat(f"{stream.folder}/{name}", op="facts.stat")) for name in stream.names()
+                ]
+                now = (self.database.opened, stats)
                 if self._applied.get(stream.key) != now:
                     self._follow(stream)
                     self._applied[stream.key] = now

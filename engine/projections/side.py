@@ -23,6 +23,7 @@ from engine.clock import Clock
 from engine.errors import (
     MigrationChanged,
     ProjectionFailed,
+    RolloutUnusable,
     StoreBusy,
     StoreCorrupt,
     StoreError,
@@ -39,7 +40,7 @@ from engine.projections.owed import OWED
 from engine.projections.projection import Projection
 from engine.projections.runner import Left, Scan, Stale
 from engine.projections.side_runner import SideRunner
-from engine.projections.side_tables import StreamTable, count, remove_orphans
+from engine.projections.side_tables import SET_ASIDE, StreamTable, count, remove_orphans
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
 from engine.stores.link import files_translated
@@ -126,12 +127,17 @@ class Side:
         return self.projections[0].name
 
     @property
+    def path(self) -> str | None:
+        """Where its file belongs; None in memory."""
+        state = self._parts.home.state
+        return None if state is None else os.path.join(os.path.abspath(state), f"{self.name}_{self.shape}.sqlite")
+
+    @property
     def is_there(self) -> bool:
         """Whether there is anything of it: it is open, or its file is there."""
-        if self._opened is not None or self._parts.home.state is None:
+        if self._opened is not None or self.path is None:
             return self._opened is not None
-        path = os.path.join(self._parts.home.state, f"{self.name}_{self.shape}.sqlite")
-        return self._parts.files.kind(path, op="side.there") is not None
+        return self._parts.files.kind(self.path, op="side.there") is not None
 
     def note(self, path: str) -> None:
         """An append to this stream was acknowledged, or its file moved: the next answer folds it first, or forgets it."""
@@ -213,6 +219,32 @@ class Side:
         """The rollouts that could not be folded, each with its reason. Raises `StoreError`."""
         with self._ready().database.read() as transaction:
             return [(path, reason) for path, reason in transaction.rows(_FAILURES)]
+
+    def refold(self, path: str | None) -> None:
+        """Remove rows that no followed stream stands behind, and fold one stream anew where it is given and there.
+
+        Cut short, the stream is owed to the next catch-up. Raises `StoreError`, `ProjectionFailed`, `RolloutUnusable`.
+        """
+        opened, found = self._ready(), None if path is None else locate(self._parts.home, path, self._parts.files)
+        with self._mutex:
+            with opened.database.write() as transaction:
+                for projection in self.projections:
+                    transaction.run(
+                        _OWE_ONE,
+                        {"owed": OWED, "name": projection.name, "version": projection.version, "stream": path},
+                    )
+                self._remove_orphans(transaction)
+            if found is None:
+                return
+            left = opened.runner.fold([Stale(found, known=True)], lambda: False)
+        _check_failed({path: failure for path, failure in opened.runner.failed.items() if path == found.path})
+        if left.unread:
+            raise RolloutUnusable(f"The rollout {found.path} cannot be read.", path=found.path)
+
+    def replace(self) -> None:
+        """Set the file aside, and begin with a new one. Raises `StoreError`."""
+        self._replace(self._ready().database)
+        self._ready()
 
     def forget(self, paths: Sequence[str], thread_ids: Sequence[str]) -> int:
         """Remove every row and every byte of these streams, and of those named for these threads; how many rows went.
@@ -297,6 +329,11 @@ class Side:
                 database.quarantine()
             database.close()
         self.look_anew()
+
+    def _remove_orphans(self, transaction: Transaction) -> None:
+        """Remove what no followed stream stands behind."""
+        for table in (*self.tables, SET_ASIDE):
+            remove_orphans(transaction, table)
 
     def _is_whole(self, database: Database) -> bool:
         try:
@@ -429,11 +466,6 @@ class Side:
             self._scrub(database)
         return removed
 
-    def _remove_orphans(self, transaction: Transaction) -> None:
-        """Remove what no followed stream stands behind."""
-        for table in (*self.tables, StreamTable("set_aside")):
-            remove_orphans(transaction, table)
-
     # What a side database of another kind does besides
 
     def _forget_threads(self, transaction: Transaction, thread_ids: Sequence[str]) -> None:
@@ -498,3 +530,4 @@ def _reading_only(database: Database, transaction: Transaction) -> Iterator[None
 _KNOWN = "SELECT stream FROM watermarks UNION SELECT path FROM failures"
 _OWE = "UPDATE watermarks SET version = :owed WHERE projection = :name AND version <= :version"
 _FAILURES = "SELECT path, reason FROM failures ORDER BY path"
+_OWE_ONE = f"{_OWE} AND stream = :stream"

@@ -28,7 +28,7 @@ class Sides:
     """The side databases of one home."""
 
     def __init__(self, parts: Parts, sides: Sequence[Side], filling: Filling) -> None:
-        self._parts = parts
+        self.parts = parts
         self._filling = filling
         self._sides = tuple(sides)
 
@@ -83,7 +83,7 @@ class Sides:
         whoever has them. Raises `StoreError`.
         """
         for name, shape in self._others():
-            discard(self._parts, name, shape)
+            discard(self.parts, name, shape)
         return {side.name: side.forget(paths, thread_ids) for side in self._sides}
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class Sides:
 
     def _others(self) -> list[tuple[str, int]]:
         """Files of own projections that none of these is, other shapes of theirs among them."""
-        home, files = self._parts.home, self._parts.files
+        home, files = self.parts.home, self.parts.files
         if home.state is None:
             return []
         ours = {(side.name, side.shape) for side in self._sides}
