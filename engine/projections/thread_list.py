@@ -1,7 +1,8 @@
 """Questions to the threads table: one row, or a page of them in a stated order.
 
 A page is a keyset page of (key, id), so it is exact under ties and inserts. `next_cursor` goes on in the same direction;
-`backwards_cursor` names the page's first row, which comes again when a client pages the other way to see what changed.
+`backwards_cursor` names the page's first row, which comes again when a client pages the other way to see what changed, and
+with it all of the same key: one that came to the same millisecond later has any id.
 No filter is applied that the request does not name. Order is by record time.
 """
 
@@ -124,9 +125,13 @@ def list_threads(transaction: Transaction, query: ThreadQuery, root: str = "") -
     key = f"threads.{query.sort_key}_ms"
     if query.cursor is not None:
         cursor = _decode_cursor(query.cursor, query.sort_key)
-        sign = ("<" if query.sort_direction == "desc" else ">") + ("=" if cursor.inclusive else "")
-        where = [*where, f"({key}, threads.id) {sign} (:cursor_value, :cursor_id)"]
-        values |= {"cursor_value": cursor.value, "cursor_id": cursor.id}
+        sign = "<" if query.sort_direction == "desc" else ">"
+        values["cursor_value"] = cursor.value
+        if cursor.inclusive:
+            where = [*where, f"{key} {sign}= :cursor_value"]
+        else:
+            where = [*where, f"({key}, threads.id) {sign} (:cursor_value, :cursor_id)"]
+            values["cursor_id"] = cursor.id
     sql = f"""{_SELECT} {_where(where)} ORDER BY {key} {query.sort_direction}, threads.id {query.sort_direction} LIMIT :limit"""
     values["limit"] = query.limit + 1 if query.limit else -1
     width = len(COLUMNS)
