@@ -358,7 +358,10 @@ class Engine:
             clock=clock,
             files=files,
         )
-        index = TurnIndex(home, history_rows, history, options=options, files=files)
+        self._background = Background(
+            {"tend": self._tend, "sides": self._sides.tend}, interval_s=options.background_scan_s, clock=clock
+        )
+        index = TurnIndex(home, history_rows, history, self._background.wake, options=options, clock=clock, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
         audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)
         self._auditor = Auditor(audited)
@@ -370,9 +373,6 @@ class Engine:
         }
         self._repairer = Repairer(
             RepairParts(audited, self._auditor, self._runner, self._backfill, self._counters, finish)
-        )
-        self._background = Background(
-            {"tend": self._tend, "sides": self._sides.tend}, interval_s=options.background_scan_s, clock=clock
         )
         self._codex = CodexAuditor(home, options=options, clock=clock, files=files)
 

@@ -135,7 +135,7 @@ def list_threads(transaction: Transaction, query: ThreadQuery, root: str = "") -
     sql = f"""{_SELECT} {_where(where)} ORDER BY {key} {query.sort_direction}, threads.id {query.sort_direction} LIMIT :limit"""
     values["limit"] = query.limit + 1 if query.limit else -1
     width = len(COLUMNS)
-    rows = [_row(row[:width], *row[width:], root) for row in transaction.rows(sql, values)]
+    rows = [_row(row[:width], root, *row[width:]) for row in transaction.rows(sql, values)]
     more = bool(query.limit) and len(rows) > query.limit
     rows = rows[: query.limit] if more else rows
     return Page(
@@ -179,24 +179,26 @@ def get_thread(transaction: Transaction, thread_id: str, root: str = "") -> Thre
 
 def row_of(values: Sequence[Any], decided: Decided, root: str = "") -> ThreadRow:
     """The answer: what the rollout says, and what was decided; of two memory modes the later."""
-    return _row(values, *decided, root)
+    return _row(values, root, *decided)
 
 
 def _row(
     values: Sequence[Any],
-    missing: bool,  # noqa: FBT001 - the columns, in their order: a list has many rows
+    root: str,
+    missing: bool,  # noqa: FBT001 - the columns behind, in their order: a list has many rows
     name: str | None,
     archived_at_ms: int | None,
     memory_mode: str | None,
     memory_mode_at_ms: int | None,
-    root: str,
 ) -> ThreadRow:
+    """A row of a list."""
     fields = list(values)
     fields[_PATH] = root + fields[_PATH]
     archived = fields[_ARCHIVED] = bool(fields[_ARCHIVED])
     if memory_mode is not None and (memory_mode_at_ms or 0) >= (fields[_MODE_AT] or 0):
         fields[_MODE], fields[_MODE_AT] = memory_mode, memory_mode_at_ms
-    return ThreadRow(*fields, archived_at_ms if archived else None, name, bool(missing))
+    fields += (archived_at_ms if archived else None, name, bool(missing))
+    return ThreadRow(*fields)
 
 
 _PATH, _ARCHIVED, _MODE, _MODE_AT = map(COLUMNS.index, ("rollout_path", "archived", "memory_mode", "memory_mode_at_ms"))
