@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager
 from engine.decisions import Decisions
 from engine.errors import EngineError, RolloutUnusable, StoreError, TruthGone
 from engine.options import Options
-from engine.projections import facts
-from engine.projections.facts import unfinished_archives
+from engine.projections import thread_facts
 from engine.projections.flush import Flush
 from engine.projections.history import History
+from engine.projections.thread_facts import unfinished_archives
 from engine.stores.compression import settle
 from engine.stores.files import Files
 from engine.stores.layout import ARCHIVED_ROOT, Found, Home, day_folder, is_archived, render_name
@@ -60,9 +60,9 @@ class Archives:
             if not todo and announced is None:
                 return
             if announced is not archived:  # one that a crash left half done keeps the time at which it was asked for
-                self._decisions.record(facts.ARCHIVE_BEGUN, row.id, archived=archived)
+                self._decisions.record(thread_facts.ARCHIVE_BEGUN, row.id, archived=archived)
             moved = [(found.path, self._move_file(found, archived=archived)) for found in todo]
-            self._decisions.record(facts.ARCHIVE_DONE, row.id, archived=archived)
+            self._decisions.record(thread_facts.ARCHIVE_DONE, row.id, archived=archived)
         with contextlib.suppress(StoreError):  # the next scan sees where the files are
             self._flush.follow(moved)
 

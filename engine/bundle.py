@@ -23,7 +23,7 @@ from engine.errors import BundleUnusable, EngineError, InvalidRequest, LineageBr
 from engine.events.item import Item, item_of_record
 from engine.events.record import Rejected, decode
 from engine.holdings import Holdings, RemovalParts, translated
-from engine.projections import facts
+from engine.projections import thread_facts
 from engine.projections.runner import Stale
 from engine.receipts import BundledRollout, BundledThread, BundleReport, ImportReport
 from engine.stores.archive_file import ZipReader, ZipWriter, reading, unusable, writing
@@ -45,7 +45,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 _MANIFEST_BYTES_MAX = 256 * 1024 * 1024
 _PIECE_BYTES = 256 * 1024
-_NOT_EXPORTED = frozenset({facts.REDACTION_BEGUN, facts.REDACTION_DONE})
+_NOT_EXPORTED = frozenset({thread_facts.REDACTION_BEGUN, thread_facts.REDACTION_DONE})
 """Records about the bytes of a file here, which say nothing of the thread elsewhere."""
 
 
@@ -191,7 +191,7 @@ class Bundler:
             if items:
                 self._parts.journal.append(items)
             if missing and self._is_erased(thread.id):
-                self._holdings.note([{"type": facts.RETURNED, "thread_id": thread.id}])
+                self._holdings.note([{"type": thread_facts.RETURNED, "thread_id": thread.id}])
         done.journal_records += len(items)
         (done.imported if missing or items else done.unchanged).append(thread.id)
 

@@ -26,8 +26,9 @@ from engine.errors import (
 )
 from engine.events.redaction import FILLER, emptied
 from engine.holdings import Holdings, RemovalParts, json_of, tells_of, translated
-from engine.projections import facts
-from engine.projections.facts import SESSION_INDEX, unfinished_erasures
+from engine.projections import thread_facts
+from engine.projections.facts import SESSION_INDEX
+from engine.projections.thread_facts import unfinished_erasures
 from engine.receipts import FileReach, Reach, Receipt, StoreReceipt
 from engine.stores import watermarks
 from engine.stores.fill import fill_lines
@@ -105,7 +106,7 @@ class Eraser:
             self._holdings.catch_up()
             self._refuse_readers(thread_ids)  # only now: a fork may have been made just before
             self._holdings.note(
-                [{"type": facts.ERASE_BEGUN, "thread_id": each, "due_ms": due_ms} for each in thread_ids]
+                [{"type": thread_facts.ERASE_BEGUN, "thread_id": each, "due_ms": due_ms} for each in thread_ids]
             )
             stores = self._carry_out(thread_ids, due_ms)
         return Receipt(thread_ids=thread_ids, due_at_ms=due_ms, stores=stores)
@@ -130,7 +131,7 @@ class Eraser:
         """Erased threads that have rows: put back, which is noted; else folded just before they went, so the rows go."""
         back = [each for each in thread_ids if self._holdings.rollouts(each)]
         if back:
-            self._holdings.note([{"type": facts.RETURNED, "thread_id": each} for each in back])
+            self._holdings.note([{"type": thread_facts.RETURNED, "thread_id": each} for each in back])
         left = [each for each in thread_ids if each not in back]
         if left:
             self._forget_in_sides(left)
@@ -165,7 +166,7 @@ class Eraser:
             rows = self._remove_rows(thread_ids)
             self._parts.facts.rebuild()
         self._parts.database.scrub()
-        self._holdings.note([{"type": facts.ERASED, "thread_id": each} for each in thread_ids])
+        self._holdings.note([{"type": thread_facts.ERASED, "thread_id": each} for each in thread_ids])
         return [
             StoreReceipt("rollouts" if due_ms is None else "rollouts, to the trash", len(sizes), sum(sizes)),
             StoreReceipt("trash", sum(count for count, _ in dropped), sum(size for _, size in dropped)),

@@ -18,7 +18,7 @@ from engine.errors import InvalidRequest, LineageBroken, ReadOnlyHome, RolloutUn
 from engine.events.item import item_of
 from engine.events.record import Rejected, decode
 from engine.options import Options
-from engine.projections import facts
+from engine.projections import thread_facts
 from engine.projections.facts import Facts
 from engine.projections.projection import Projection
 from engine.projections.runner import Runner, Stale
@@ -34,7 +34,7 @@ from engine.stores.rollouts import Source, open_source
 from engine.stores.sqlite import Database
 from engine.stores.writer_lock import acquire
 
-OWN_TAGS = frozenset({facts.ERASE_BEGUN, facts.ERASED, facts.RETURNED})
+OWN_TAGS = frozenset({thread_facts.ERASE_BEGUN, thread_facts.ERASED, thread_facts.RETURNED})
 """Records about an erasure itself say nothing of the thread but its id, and stay."""
 
 _BATCH = 200

@@ -17,9 +17,9 @@ from engine.errors import EngineError, InvalidRequest, NotRedactable, TruthGone
 from engine.events.record import BYTE_ORDER_MARK, kind_of
 from engine.events.redaction import Filled, redacted
 from engine.holdings import Holdings, RemovalParts, translated
-from engine.projections import facts
-from engine.projections.facts import unfinished_redactions
+from engine.projections import thread_facts
 from engine.projections.runner import Stale
+from engine.projections.thread_facts import unfinished_redactions
 from engine.projections.thread_list import get_thread
 from engine.receipts import RedactedRecord
 from engine.stores.compression import decompress
@@ -175,12 +175,12 @@ class Redactor:
         done = {"thread_id": thread_id, "path": same[0].path, "offset": offset}
         words = {"head": filled.head.decode(), "filler": filled.filler, "tail": filled.tail.decode()}
         copies = [found.path for found in same[1:]]
-        self._holdings.note([{"type": facts.REDACTION_BEGUN, **done, **words, "copies": copies}])
+        self._holdings.note([{"type": thread_facts.REDACTION_BEGUN, **done, **words, "copies": copies}])
         for found in same:
             with translated(found.path):
                 fill(self._parts.home.absolute(found.path), [(offset, filled.line)], files=self._parts.files)
             self._refold(found, since_ms)
-        self._holdings.note([{"type": facts.REDACTION_DONE, **done}])
+        self._holdings.note([{"type": thread_facts.REDACTION_DONE, **done}])
 
     def _refold(self, changed: Found, since_ms: int) -> None:
         """Rows follow what the file says now; that it differs from what was followed is our own doing, and no divergence."""
@@ -203,7 +203,7 @@ class Redactor:
                     fill(where, [(announced.offset, announced.line)], files=self._parts.files)
                 self._refold(found, since_ms)
         done = {"thread_id": announced.thread_id, "path": announced.path, "offset": announced.offset}
-        self._holdings.note([{"type": facts.REDACTION_DONE, **done}])
+        self._holdings.note([{"type": thread_facts.REDACTION_DONE, **done}])
 
     def _now_at(self, thread_id: str, path: str) -> Found | None:
         """The rollout that was announced by this path, in plain form; one that was moved since has its name still."""

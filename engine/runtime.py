@@ -29,7 +29,7 @@ from engine.follow import Follower
 from engine.history import Items, Turns
 from engine.holdings import RemovalParts
 from engine.options import Options
-from engine.projections import facts
+from engine.projections import thread_facts
 from engine.projections.backfill import Backfill, BackfillReport, Progress
 from engine.projections.background import Background
 from engine.projections.catchup import CatchUp
@@ -366,9 +366,9 @@ class Engine:
         audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)
         self._auditor = Auditor(audited)
         finish = {
-            facts.ARCHIVE_BEGUN: self._writers.finish_archives,
-            facts.ERASE_BEGUN: self._eraser.finish,
-            facts.REDACTION_BEGUN: self._redactor.finish,
+            thread_facts.ARCHIVE_BEGUN: self._writers.finish_archives,
+            thread_facts.ERASE_BEGUN: self._eraser.finish,
+            thread_facts.REDACTION_BEGUN: self._redactor.finish,
             "trash": self._eraser.finish,
         }
         self._repairer = Repairer(

@@ -32,7 +32,7 @@ from engine.events.item import Item, item_of, line_of
 from engine.events.payloads import SessionMeta
 from engine.events.permissions import sandbox_of
 from engine.events.policy import LEGACY, PAGINATED
-from engine.projections import facts
+from engine.projections import thread_facts
 from engine.projections.facts import Facts
 from engine.projections.forks import Boundary, boundary
 from engine.projections.thread_list import ThreadRow
@@ -206,13 +206,13 @@ class Writers:
     def rename(self, thread_id: str, name: str | None) -> None:
         """Give a thread a name, or take it away."""
         row = self._history.row(thread_id)
-        self._decisions.record(facts.NAMED, row.id, name=(name or "").strip() or None)
+        self._decisions.record(thread_facts.NAMED, row.id, name=(name or "").strip() or None)
 
     def set_memory_mode(self, thread_id: str, memory_mode: str) -> None:
         """Say whether memories may be made of a thread: `enabled`, `disabled` or `polluted`."""
         _check_memory_mode(memory_mode)
         row = self._history.row(thread_id)
-        self._decisions.record(facts.MEMORY_MODE_SET, row.id, memory_mode=memory_mode)
+        self._decisions.record(thread_facts.MEMORY_MODE_SET, row.id, memory_mode=memory_mode)
 
     def dismiss(self, thread_id: str) -> None:
         """Stop showing a thread whose rollout is gone. It is shown again when the rollout comes back."""
@@ -220,7 +220,7 @@ class Writers:
         with contextlib.suppress(TruthGone):
             self._history.find(row.id)
             raise InvalidRequest(f"The rollout of {row.id} is there.", hint="Archive or erase it instead.")
-        self._decisions.record(facts.DISMISSED, row.id)
+        self._decisions.record(thread_facts.DISMISSED, row.id)
 
     def archive(self, thread_id: str) -> None:
         """Move a thread's rollouts into the archive. Raises `ThreadBusy`; archived already is no error."""

@@ -14,25 +14,15 @@ from engine.audit.findings import REPAIR, UPGRADE, Finding, finding, short
 from engine.audit.lines import look
 from engine.audit.marks import line_findings
 from engine.audit.parts import AuditParts, Looked
-from engine.projections.facts import (
-    Followed,
-    unfinished_archives,
-    unfinished_erasures,
-    unfinished_redactions,
-)
+from engine.projections.decided import Shape
+from engine.projections.facts import INDEX_NAMES, JOURNAL_TABLES, Followed
+from engine.projections.thread_facts import unfinished_archives, unfinished_erasures, unfinished_redactions
 from engine.stores.rollouts import open_source
 from engine.stores.sqlite import Database, Transaction
 from engine.stores.trash import Trash
 
-_COLUMNS = {
-    "facts": (
-        "thread_id name name_at_ms memory_mode memory_mode_at_ms archived archived_at_ms archive_pending dismissed_at_ms "
-        "erased_at_ms erase_pending erase_due_ms redaction"
-    ).split(),
-    "index_names": "thread_id name name_at_ms".split(),
-}
-_TABLES = {"journal": "facts", "session_index": "index_names"}
-"""Each stream fills one table."""
+_TABLES = {"journal": JOURNAL_TABLES, "session_index": (INDEX_NAMES,)}
+"""Each stream fills tables of its own."""
 
 
 class Decided:
@@ -47,14 +37,14 @@ class Decided:
         """All findings; `scratch` is an empty state database in memory."""
         with self._parts.database.read() as transaction:
             followed = self._parts.facts.followed(transaction)
-            rows = {table: _rows(transaction, table) for table in _COLUMNS}
+            rows = {shape.table: _rows(transaction, shape) for shapes in _TABLES.values() for shape in shapes}
         untold = self._parts.facts.fold_into(scratch, followed)
         for stream, changed in untold.items():
             yield from self._untold(stream, changed, followed[stream])
         with scratch.read() as transaction:
-            for stream, table in _TABLES.items():
-                if stream not in untold:
-                    yield from _compared(table, _rows(transaction, table), rows[table])
+            for stream, shapes in _TABLES.items():
+                for shape in shapes if stream not in untold else ():
+                    yield from _compared(shape, _rows(transaction, shape), rows[shape.table])
 
     def journal(self) -> Iterator[Finding]:
         """Bad lines, and numbers that do not follow, of the journal itself."""
@@ -116,28 +106,36 @@ class Decided:
         for name in changed:
             path = self._parts.shown(self._parts.facts.path_of(stream, name))
             message = "the file is not the one that was followed: it was replaced, cut, edited or removed"
-            yield finding("rewritten_history", message, mend=REPAIR, path=path, field=_TABLES[stream])
+            yield finding("rewritten_history", message, mend=REPAIR, path=path, field=_TABLES[stream][0].table)
 
 
-def _rows(transaction: Transaction, table: str) -> dict[str, tuple[Any, ...]]:
-    columns = ", ".join(_COLUMNS[table])
-    return {row[0]: row for row in transaction.rows(f"SELECT {columns} FROM {table}")}  # noqa: S608 - names of ours
+_Rows = dict[tuple[Any, ...], tuple[Any, ...]]
 
 
-def _compared(table: str, given: dict[str, tuple[Any, ...]], there: dict[str, tuple[Any, ...]]) -> Iterator[Finding]:
-    for thread_id in sorted(given.keys() | there.keys()):
-        mine, row = given.get(thread_id), there.get(thread_id)
+def _rows(transaction: Transaction, shape: Shape) -> _Rows:
+    """The rows of a table: its other columns by its key."""
+    columns, keys = ", ".join([*shape.key, *shape.columns]), len(shape.key)
+    rows = transaction.rows(f"SELECT {columns} FROM {shape.table}")  # noqa: S608 - names of ours
+    return {row[:keys]: row[keys:] for row in rows}
+
+
+def _compared(shape: Shape, given: _Rows, there: _Rows) -> Iterator[Finding]:
+    for key in sorted(given.keys() | there.keys()):
+        mine, row = given.get(key), there.get(key)
         if mine == row:
             continue
-        where: dict[str, Any] = {"thread_id": thread_id, "mend": REPAIR}
+        which = dict(zip(shape.key, key, strict=True))
+        where: dict[str, Any] = {"thread_id": which.pop("thread_id", None), "mend": REPAIR}
+        named = "".join(f" ({name} {short(value)})" for name, value in which.items())
         if mine is None:
-            message = f"the row of {table} has no record that it comes from"
-            yield finding("orphan_row", message, field=table, **where)
+            message = f"the row of {shape.table}{named} has no record that it comes from"
+            yield finding("orphan_row", message, field=shape.table, **where)
         elif row is None:
-            yield finding("wrong_fact", f"what was recorded has no row in {table}", field=table, **where)
+            message = f"what was recorded has no row in {shape.table}{named}"
+            yield finding("wrong_fact", message, field=shape.table, **where)
         else:
-            for column, value, stored in zip(_COLUMNS[table], mine, row, strict=True):
+            for column, value, stored in zip(shape.columns, mine, row, strict=True):
                 if value != stored:
-                    message = f"{column} is {short(stored)} in {table} and {short(value)} in the record"
+                    message = f"{column} is {short(stored)} in {shape.table}{named} and {short(value)} in the record"
                     values = {"file_value": value, "row_value": stored}
-                    yield finding("wrong_fact", message, field=f"{table}.{column}", **values, **where)
+                    yield finding("wrong_fact", message, field=f"{shape.table}.{column}", **values, **where)

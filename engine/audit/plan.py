@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from engine.audit.findings import REPAIR_OFFLINE, Finding
 from engine.errors import InvalidRequest
+from engine.projections.facts import INDEX_NAMES, JOURNAL_TABLES
 from engine.stores.files import Files
 
 Action = Literal[
@@ -49,6 +50,7 @@ _DOES: dict[Action, str] = {
     "fold": "fold the rollout from its beginning, and write its rows anew",
     "index": "bring all rows up to date",
 }
+_FACTS = frozenset(shape.table for shape in (*JOURNAL_TABLES, INDEX_NAMES))
 _TOUCHES_TRUTH: frozenset[Action] = frozenset({"settle", "trim_tail", "trim_journal"})
 
 
@@ -142,11 +144,11 @@ def _tail(each: Finding) -> Step:
 
 
 def _row(each: Finding) -> Step:
-    return _facts(each) if each.field in ("facts", "index_names") else _about("remove_row", each, target=each.field)
+    return _facts(each) if each.field in _FACTS else _about("remove_row", each, target=each.field)
 
 
 def _history(each: Finding) -> Step:
-    return _facts(each) if each.field in ("facts", "index_names") else _folded(each)
+    return _facts(each) if each.field in _FACTS else _folded(each)
 
 
 def _facts(each: Finding) -> Step:

@@ -20,8 +20,8 @@ from engine.audit.parts import AuditParts
 from engine.audit.plan import Plan, Step, plan_of
 from engine.errors import EngineError, RolloutUnusable, StoreBusy, ThreadBusy
 from engine.projections.backfill import Backfill, Progress
-from engine.projections.facts import unfinished_archives, unfinished_erasures, unfinished_redactions
 from engine.projections.runner import Runner, Stale
+from engine.projections.thread_facts import unfinished_archives, unfinished_erasures, unfinished_redactions
 from engine.stores.compression import settle
 from engine.stores.layout import Found, locate
 from engine.stores.recorder import Counters, Recorder

@@ -1,10 +1,10 @@
-"""The facts projection: what was decided about threads from outside of their conversation.
+"""The facts: what was decided about threads from outside of their conversation, and what belongs to no thread.
 
-Two streams, each with a table of its own: the journal, and the `session_index.jsonl` in which the Codex CLI keeps names.
-Their records set columns of one row a thread, so a catch-up applies what is new in one transaction with the note of what
-was followed (`fact_streams`), by compare-and-swap on the old note: however many processes catch up, each effect comes
-once and in the journal's order. A stream that is not what was followed (a segment rewritten, gone, or back) is applied
-anew, in one transaction. An answer takes the later of two records.
+Two streams, each with tables of its own: the journal (its families of tags: `decided.py`), and the `session_index.jsonl`
+in which the Codex CLI keeps names. Their records set columns of rows, so a catch-up applies what is new in one
+transaction with the note of what was followed (`fact_streams`), by compare-and-swap on the old note: however many
+processes catch up, each effect comes once and in the journal's order. A stream that is not what was followed (a segment
+rewritten, gone, or back) is applied anew, in one transaction. An answer takes the later of two records.
 
 Kinds of the journal are `home_event.<tag>`; a tag that is not known here is kept in the journal and passed over.
 """
@@ -21,37 +21,32 @@ from engine.clock import Clock
 from engine.errors import HomeUnreadable
 from engine.events.record import time_ms
 from engine.options import Options
+from engine.projections.decided import Decision, Effects, Shape, Values
+from engine.projections.thread_facts import THREAD_FACTS
 from engine.stores.digests import BLOCK_BYTES, tail_digest
 from engine.stores.files import Files, FileStat
 from engine.stores.journal import Journal
 from engine.stores.layout import Home, is_id
 from engine.stores.rollouts import Located, PlainSource, blocks, line_of, records
-from engine.stores.sqlite import Database, Transaction, Value
+from engine.stores.sqlite import Database, Transaction
 from engine.stores.watermarks import History, Watermark, chain_at, judge_history, resume_chain
 
 SESSION_INDEX = "session_index.jsonl"
-VERSION = 2
+VERSION = 3
 LOST_SWAPS_MAX = 3
 """How often a stream is read again because somebody else was faster; then it is read where nobody can come between."""
 
 _OPEN_END = b"open"
 """State of a watermark whose last line counts and has no LF yet: when more comes, the stream is applied anew."""
 
-NAMED = "thread_named"
-MEMORY_MODE_SET = "memory_mode_set"
-ARCHIVE_BEGUN = "archive_begun"
-ARCHIVE_DONE = "archive_done"
-DISMISSED = "thread_dismissed"
-ERASE_BEGUN = "erase_begun"
-ERASED = "thread_erased"
-RETURNED = "thread_returned"
-"""An erased thread is here again (imported, or put back from the trash): it counts as any other from then on."""
-REDACTION_BEGUN = "redaction_begun"
-REDACTION_DONE = "redaction_done"
+FAMILIES = (THREAD_FACTS,)
+"""All that the journal decides; a tag more, or one read otherwise, raises `VERSION`."""
 
-_Values = dict[str, Value]
-_Effects = dict[tuple[str, str], _Values]
-"""The last effect of each statement on each thread."""
+INDEX_NAMES = Shape("index_names", ("thread_id",), ("name", "name_at_ms"))
+
+JOURNAL_TABLES = tuple(shape for family in FAMILIES for shape in family.tables)
+
+_FAMILY_OF = {tag: family for family in FAMILIES for tag in family.tags}
 
 
 class _Index(msgspec.Struct):
@@ -79,15 +74,15 @@ class _Stream(NamedTuple):
     key: str
     folder: str
     names: Callable[[], list[str]]
-    clear: str
-    read: Callable[[PlainSource, int, int | None, _Effects, Options], tuple[int, bytes]]
+    tables: Sequence[Shape]
+    read: Callable[[PlainSource, int, int | None, Effects, Options], tuple[int, bytes]]
 
 
 class _Step(NamedTuple):
     """What a catch-up would do."""
 
     anew: bool
-    effects: _Effects
+    effects: Effects
     followed: list[Followed]
 
 
@@ -106,8 +101,8 @@ class Facts:
         self._applied: dict[str, list[tuple[str, FileStat | None]]] = {}
         """How the files of each stream stood when the tables were found to have followed them."""
         self._streams = (
-            _Stream("journal", f"{home.state}/journal", self._segments, "DELETE FROM facts", _read_journal),
-            _Stream("session_index", home.path, self._index, "DELETE FROM index_names", _read_index),
+            _Stream("journal", f"{home.state}/journal", self._segments, JOURNAL_TABLES, _read_journal),
+            _Stream("session_index", home.path, self._index, (INDEX_NAMES,), _read_index),
         )
 
     def catch_up(self) -> None:
@@ -146,7 +141,7 @@ class Facts:
         """
         untold: dict[str, list[str]] = {}
         for stream in self._streams:
-            effects: _Effects = {}
+            effects: Effects = {}
             marks = followed[stream.key]
             with self._named(stream):
                 changed = [each.name for each in marks if not self._gather_again(stream, each, effects)]
@@ -161,7 +156,7 @@ class Facts:
         """Where a file of a stream is."""
         return next(f"{each.folder}/{name}" for each in self._streams if each.key == stream)
 
-    def _gather_again(self, stream: _Stream, each: Followed, effects: _Effects) -> bool:
+    def _gather_again(self, stream: _Stream, each: Followed, effects: Effects) -> bool:
         """Whether the bytes that were followed are still there; their effects are then gathered."""
         path, mark = f"{stream.folder}/{each.name}", each.mark
         if self._files.stat(path, op="facts.stat") is None:
@@ -254,7 +249,7 @@ class Facts:
         assert step is not None
         return step._replace(anew=True)
 
-    def _read(self, stream: _Stream, name: str, mark: Watermark | None, effects: _Effects) -> Watermark | None:
+    def _read(self, stream: _Stream, name: str, mark: Watermark | None, effects: Effects) -> Watermark | None:
         """Gather the effects of one file behind its watermark, and where it ends; None where its history is another."""
         with self._files.reading(f"{stream.folder}/{name}", op="facts.read") as fd:
             source = PlainSource(fd, self._files.fstat(fd, op="facts.stat"), self._files)
@@ -283,7 +278,8 @@ def _load(transaction: Transaction, stream: _Stream) -> list[Followed]:
 
 def _write(transaction: Transaction, stream: _Stream, step: _Step) -> None:
     if step.anew:
-        transaction.run(stream.clear)
+        for shape in stream.tables:
+            transaction.run(f"DELETE FROM {shape.table}")  # noqa: S608 - a name of ours
     for (sql, _), values in step.effects.items():
         transaction.run(sql, values)
     if not step.followed:
@@ -297,7 +293,7 @@ def _write(transaction: Transaction, stream: _Stream, step: _Step) -> None:
 
 
 def _read_journal(
-    source: PlainSource, start: int, end_at: int | None, effects: _Effects, options: Options
+    source: PlainSource, start: int, end_at: int | None, effects: Effects, options: Options
 ) -> tuple[int, bytes]:
     """Gather the effects of all lines with an LF; where the last of them ends."""
     end = start
@@ -311,7 +307,7 @@ def _read_journal(
 
 
 def _read_index(
-    source: PlainSource, start: int, end_at: int | None, effects: _Effects, options: Options
+    source: PlainSource, start: int, end_at: int | None, effects: Effects, options: Options
 ) -> tuple[int, bytes]:
     """Gather the names of all lines; the last one counts without its LF, and is not followed yet."""
     end = start
@@ -330,7 +326,7 @@ def _read_index(
 
 def index_names(home: Home, *, options: Options, files: Files) -> dict[str, str]:
     """The names in a home's session index as the file has them now, by thread; '' is one that was taken away."""
-    effects: _Effects = {}
+    effects: Effects = {}
     path = f"{home.path}/{SESSION_INDEX}"
     if files.stat(path, op="facts.stat") is not None:
         with files.reading(path, op="facts.read") as fd:
@@ -338,7 +334,7 @@ def index_names(home: Home, *, options: Options, files: Files) -> dict[str, str]
     return {thread_id: str(values["name"]) for (_, thread_id), values in effects.items()}
 
 
-def _gather_index(line: bytes, effects: _Effects) -> None:
+def _gather_index(line: bytes, effects: Effects) -> None:
     try:
         entry = msgspec.json.decode(line, type=_Index)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -352,150 +348,27 @@ def _gather_index(line: bytes, effects: _Effects) -> None:
         }
 
 
-def _gather_journal(found: Located, effects: _Effects) -> None:
+def _gather_journal(found: Located, effects: Effects) -> None:
     if found.record.type != "home_event":
         return
     try:
         payload = msgspec.json.decode(found.record.payload, type=dict[str, Any])
     except msgspec.DecodeError:
         return
-    thread_id = payload.get("thread_id")
-    effect = _EFFECTS.get(str(payload.get("type")))
-    if effect is None or not isinstance(thread_id, str) or not is_id(thread_id):
+    family = _FAMILY_OF.get(str(payload.get("type")))
+    if family is None:
         return
-    sql, more = effect(payload)
-    thread_id = thread_id.lower()
-    values = {"thread_id": thread_id, "at_ms": time_ms(found.record.timestamp) or 0, **more}
-    before = effects.get((sql, thread_id))
-    effects[sql, thread_id] = values if before is None else _MERGED.get(sql, _last)(before, values)
+    decision = Decision(payload, time_ms(found.record.timestamp) or 0, found.record.ordinal)
+    for sql, key, values in family.tags[payload["type"]](decision):
+        before = effects.pop((sql, key), None)  # the order is that of the last effects
+        effects[sql, key] = values if before is None else family.merged.get(sql, _last)(before, values)
 
 
-def _last(_: _Values, now: _Values) -> _Values:
+def _last(_: Values, now: Values) -> Values:
     return now
 
-
-def _archive_after(before: _Values, now: _Values) -> _Values:
-    """Two steps of a move as one: the time is that of its beginning."""
-    if now["begun"]:
-        return now
-    if before["archived"] == now["archived"]:
-        return {**now, "at_ms": before["at_ms"], "begun": before["begun"]}
-    return {**now, "begun": 1}
-
-
-def _erase_after(before: _Values, now: _Values) -> _Values:
-    """Two steps of an erasure as one: one that is only begun leaves what was settled before."""
-    if now["settled"] or not before["settled"]:
-        return now
-    return {**now, "settled": 1, "erased": before["erased"], "at_ms": before["at_ms"]}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _named(payload: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _upsert("name", "name_at_ms"), {"name": _text(payload.get("name"))}
-
-
-def _memory_mode(payload: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _upsert("memory_mode", "memory_mode_at_ms"), {"memory_mode": _text(payload.get("memory_mode"))}
-
-
-def _archive_begun(payload: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _ARCHIVE, {"archived": int(bool(payload.get("archived"))), "begun": 1, "pending": 1}
-
-
-def _archive_done(payload: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _ARCHIVE, {"archived": int(bool(payload.get("archived"))), "begun": 0, "pending": 0}
-
-
-def _dismissed(_: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _upsert("dismissed_at_ms"), {}
-
-
-def _erase_begun(payload: Mapping[str, Any]) -> tuple[str, _Values]:
-    due_ms = payload.get("due_ms")
-    due_ms = due_ms if isinstance(due_ms, int) else None
-    return _ERASE, {"pending": 1, "due_ms": due_ms, "settled": 0, "erased": 0}
-
-
-def _erased(_: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _ERASE, {"pending": 0, "due_ms": None, "settled": 1, "erased": 1}
-
-
-def _returned(_: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _ERASE, {"pending": 0, "due_ms": None, "settled": 1, "erased": 0}
-
-
-def _redaction_begun(payload: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _upsert("redaction"), {"redaction": msgspec.json.encode(payload).decode()}
-
-
-def _redaction_done(_: Mapping[str, Any]) -> tuple[str, _Values]:
-    return _upsert("redaction"), {"redaction": None}
-
-
-def _upsert(*columns: str) -> str:
-    """Set these columns; one that ends in `_at_ms` takes the record's time."""
-    values = [":at_ms" if column.endswith("_at_ms") else f":{column}" for column in columns]
-    sets = ", ".join(f"{column} = excluded.{column}" for column in columns)
-    return (
-        f"INSERT INTO facts (thread_id, {', '.join(columns)}) VALUES (:thread_id, {', '.join(values)})"  # noqa: S608
-        f" ON CONFLICT (thread_id) DO UPDATE SET {sets}"
-    )
-
-
-_EFFECTS: dict[str, Callable[[Mapping[str, Any]], tuple[str, _Values]]] = {
-    NAMED: _named,
-    MEMORY_MODE_SET: _memory_mode,
-    ARCHIVE_BEGUN: _archive_begun,
-    ARCHIVE_DONE: _archive_done,
-    DISMISSED: _dismissed,
-    ERASE_BEGUN: _erase_begun,
-    ERASED: _erased,
-    RETURNED: _returned,
-    REDACTION_BEGUN: _redaction_begun,
-    REDACTION_DONE: _redaction_done,
-}
-
-_ARCHIVE = """
-    INSERT INTO facts (thread_id, archived, archived_at_ms, archive_pending)
-    VALUES (:thread_id, :archived, iif(:archived, :at_ms, NULL), :pending)
-    ON CONFLICT (thread_id) DO UPDATE SET archived = excluded.archived, archive_pending = excluded.archive_pending,
-    archived_at_ms = iif(:begun OR NOT :archived, excluded.archived_at_ms,
-                         coalesce(facts.archived_at_ms, excluded.archived_at_ms))
-"""
-
-_ERASE = """
-    INSERT INTO facts (thread_id, erased_at_ms, erase_pending, erase_due_ms)
-    VALUES (:thread_id, iif(:settled AND :erased, :at_ms, NULL), :pending, :due_ms)
-    ON CONFLICT (thread_id) DO UPDATE SET erased_at_ms = iif(:settled, excluded.erased_at_ms, facts.erased_at_ms),
-    erase_pending = excluded.erase_pending, erase_due_ms = excluded.erase_due_ms
-"""
-
-_MERGED = {_ARCHIVE: _archive_after, _ERASE: _erase_after}
-"""Statements whose later effect does not simply replace an earlier one that is not written yet."""
 
 _SET_INDEX_NAME = """
     INSERT INTO index_names (thread_id, name, name_at_ms) VALUES (:thread_id, :name, :at_ms)
     ON CONFLICT (thread_id) DO UPDATE SET name = excluded.name, name_at_ms = excluded.name_at_ms
 """
-
-
-def unfinished_archives(transaction: Transaction) -> list[tuple[str, bool]]:
-    """Threads whose move into or out of the archive was begun and not finished, and which way."""
-    rows = transaction.rows("SELECT thread_id, archived FROM facts WHERE archive_pending = 1")
-    return [(thread_id, bool(archived)) for thread_id, archived in rows]
-
-
-def unfinished_erasures(transaction: Transaction) -> list[tuple[str, int | None]]:
-    """Threads whose erasure was begun and not finished, and when their files in the trash are due (None: no trash)."""
-    rows = transaction.rows("SELECT thread_id, erase_due_ms FROM facts WHERE erase_pending = 1")
-    return [(thread_id, due_ms) for thread_id, due_ms in rows]
-
-
-def unfinished_redactions(transaction: Transaction) -> list[tuple[str, str]]:
-    """Threads of which a redaction was begun and not finished, and its announcement (JSON)."""
-    rows = transaction.rows("SELECT thread_id, redaction FROM facts WHERE redaction IS NOT NULL")
-    return [(thread_id, text) for thread_id, text in rows]

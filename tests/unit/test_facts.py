@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from engine.clock import SystemClock
 from engine.options import Options
-from engine.projections.facts import Facts, unfinished_archives
+from engine.projections.facts import Facts
+from engine.projections.thread_facts import unfinished_archives
 from engine.stores.files import Files
 from engine.stores.journal import Journal
 from engine.stores.layout import Home
