@@ -35,20 +35,21 @@ steps = st.one_of(
 
 
 def rollout(made):
-    """Each turn begins once; ends and items come whenever, also of turns that never began, or before they do."""
+    """Each turn begins once, before its items and its end; those come whenever, also of turns that never began."""
     lines, begun = Lines(), 0
     for what, *rest in made:
         if what == "start":
             lines.started(f"t{begun}")
             begun += 1
         elif what in ("end", "abort"):
-            getattr(lines, {"end": "complete", "abort": "aborted"}[what])(f"t{rest[0] % max(begun, 1)}")
+            if begun:
+                getattr(lines, {"end": "complete", "abort": "aborted"}[what])(f"t{rest[0] % begun}")
         elif what == "stray end":
             lines.complete(rest[0])
         elif what == "stray":
             lines.user(*rest)
-        else:
-            getattr(lines, what)(f"t{rest[0]}", rest[1], text=f"{len(lines.lines)}")
+        elif begun:
+            getattr(lines, what)(f"t{rest[0] % begun}", rest[1], text=f"{len(lines.lines)}")
     return lines.lines
 
 
