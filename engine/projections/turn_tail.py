@@ -3,8 +3,8 @@
 The end of the rollout is folded as the index folds all of it, and written to a database in memory, of which pages are asked
 as of the index. Only what is the same there is taken from it: rows of turns that begin in that piece, and of those alone. So
 their places are those that the index will have, and a cursor leads on into it. Where so many are not in the last
-`TAIL_BYTES_MAX`, or an earlier turn reaches in between them, the answer has to wait for the index. It is taken for granted that a
-turn begins once, and before its items; where it is otherwise, only the index shows what came before.
+`TAIL_BYTES_MAX`, or an earlier turn reaches in between them, the answer has to wait for the index. It is taken
+for granted that a turn begins once, and before its items; where it is otherwise, only the index shows what came before.
 
 For paginated rollouts alone, and such as can be read anywhere: what a record of a legacy one means depends on all before it.
 """
