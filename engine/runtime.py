@@ -464,7 +464,12 @@ class Engine:
         self._decisions = Decisions(journal, self._facts)
         self.agents = Agents(home, fresh, self._decisions, self.threads)
         self.goals = Goals(parts, self._writers, fresh, self._facts, journal)
-        index = TurnIndex(home, history_rows, history, options=options, files=files)
+        self._background = Background(
+            {"tend": self._tend, "sides": self._sides.tend, "logs": self._log_table.tend},
+            interval_s=options.background_scan_s,
+            clock=clock,
+        )
+        index = TurnIndex(home, history_rows, history, self._background.wake, options=options, clock=clock, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
         self._search = SearchIndex(home, search_rows, history, fresh, options=options, files=files)
         audited = AuditParts(
@@ -479,11 +484,6 @@ class Engine:
         }
         self._repairer = Repairer(
             RepairParts(audited, self._auditor, self._runner, self._backfill, self._counters, finish)
-        )
-        self._background = Background(
-            {"tend": self._tend, "sides": self._sides.tend, "logs": self._log_table.tend},
-            interval_s=options.background_scan_s,
-            clock=clock,
         )
         self._codex = CodexAuditor(home, options=options, clock=clock, files=files)
 

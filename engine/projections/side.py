@@ -41,6 +41,7 @@ from engine.projections.projection import Projection
 from engine.projections.runner import Left, Scan, Stale
 from engine.projections.side_runner import SideRunner
 from engine.projections.side_tables import SET_ASIDE, StreamTable, count, remove_orphans
+from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
 from engine.stores.link import files_translated
@@ -170,6 +171,20 @@ class Side:
         Raises as `ask` does.
         """
         return _answered(lambda: self._read_of(found, budget_ms), question)
+
+    def bytes_behind(self, found: Found) -> int:
+        """How much of a plain rollout the rows have not followed; 0 where that cannot be told. Raises `StoreError`."""
+        if found.compressed:
+            return 0
+        with contextlib.suppress(*_LOST), self._ready().database.read() as transaction:
+            marks = watermarks.load(transaction, [found.path]).get(found.path, {})
+            followed = [
+                marks[each.name].offset
+                for each in self.projections
+                if each.name in marks and marks[each.name].version == each.version
+            ]
+            return found.stat.size - (min(followed) if len(followed) == len(self.projections) else 0)
+        return 0
 
     @contextlib.contextmanager
     def read(self, *, thread_id: str | None = None) -> Iterator[tuple[Transaction, Partial | None]]:
