@@ -7,6 +7,7 @@ when the journal has it; the tables of facts follow at once where they can, else
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import EngineError
@@ -23,9 +24,15 @@ class Decisions:
         self._facts = facts
 
     def record(self, tag: str, thread_id: str, **fields: Any) -> None:
-        """Write down a decision. Raises what `Journal.append` does, and `InvalidRequest`."""
-        self._journal.append([
-            item_of({"type": "home_event", "payload": {"type": tag, "thread_id": thread_id, **fields}})
-        ])  # fmt: skip
+        """Write down a decision about a thread. Raises what `Journal.append` does, and `InvalidRequest`."""
+        self.record_all([{"type": tag, "thread_id": thread_id, **fields}])
+
+    def record_home(self, tag: str, **fields: Any) -> None:
+        """Write down a decision about no thread. Raises as `record` does."""
+        self.record_all([{"type": tag, **fields}])
+
+    def record_all(self, payloads: Sequence[Mapping[str, Any]]) -> None:
+        """Write down several decisions at once. Raises as `record` does."""
+        self._journal.append([item_of({"type": "home_event", "payload": payload}) for payload in payloads])
         with contextlib.suppress(EngineError):
             self._facts.catch_up()

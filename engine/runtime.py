@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from engine import __version__
 from engine.audit.compare import Auditor
@@ -23,6 +24,7 @@ from engine.audit.repair import Repairer, RepairParts, RepairReport
 from engine.audit.sides import side_findings
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
+from engine.decisions import Decisions
 from engine.erase import Eraser
 from engine.errors import EngineError, ReadOnlyHome, StoreError
 from engine.follow import Follower
@@ -51,6 +53,7 @@ from engine.redact import Redactor
 from engine.stores.alive import Alive
 from engine.stores.compression import ColdReport, compress_cold
 from engine.stores.files import Files
+from engine.stores.jobs import Jobs
 from engine.stores.journal import Journal
 from engine.stores.layout import Home, claim_state, open_home
 from engine.stores.leases import Leases
@@ -59,6 +62,9 @@ from engine.stores.sqlite import Database, remove_older_shapes
 from engine.thread import WriterParts
 from engine.threads import Threads
 from engine.writers import Writers
+
+if TYPE_CHECKING:
+    from engine.memories.service import Memories
 
 STATE_SHAPE = 1
 JOBS_SHAPE = 1
@@ -230,6 +236,33 @@ class Engine:
                 self._leases,
                 self.counters,
                 self._background.last_error,
+            )
+        )
+
+    @cached_property
+    def memories(self) -> Memories:
+        """What was learned in threads; see `engine.memories.service`."""
+        from engine.memories import parts, service  # noqa: PLC0415 - most of those who open a home ask for no memories
+        from engine.memories.folder import root_of  # noqa: PLC0415 - the same
+
+        if self._jobs is None:
+            return service.unavailable(self._home.path, is_writable=self._home.state is not None)
+        limits, clock, files = self._options.memories, self._clock, self._files
+        jobs = Jobs(self._jobs, lease_ms=limits.lease_ms, attempts_max=limits.attempts_max, clock=clock, files=files)
+        return service.Memories(
+            parts.MemoryParts(
+                self._home,
+                root_of(self._home),
+                self._database,
+                self._fresh,
+                self._history,
+                Decisions(self._journal, self._facts),
+                jobs,
+                Jobs(self._jobs, lease_ms=limits.lease_ms, attempts_max=None, clock=clock, files=files),
+                self._alive,
+                self._options,
+                clock,
+                files,
             )
         )
 

@@ -204,6 +204,12 @@ class Jobs:
             if stored.status == "failed" or not self._is_live(kind, key, stored, states)
         ]
 
+    def newest_generation(self, kind: str) -> int:
+        """The highest generation that was handed out for a job of the kind, as far as is known."""
+        with self._database.read() as transaction:
+            row = transaction.row("SELECT coalesce(max(generation), 0) FROM jobs WHERE kind = :kind", {"kind": kind})
+        return 0 if row is None else int(row[0])
+
     def forget(self, kind: str, keys: Iterable[str] | None = None) -> int:
         """Remove jobs by key, or all of the kind; how many. Whoever is at one loses it."""
         with self._database.write() as transaction:

@@ -16,7 +16,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -36,9 +36,6 @@ from engine.stores.baseline import (
     remove_tree,
 )
 from engine.stores.files import Files
-
-if TYPE_CHECKING:
-    from pygit2 import Odb
 
 _GIT = ".git"
 _OURS_BESIDE = ".git.rolloutdb"
@@ -169,22 +166,34 @@ class Workspace:
         root = folder or self.root
         found: dict[bytes, Entry] = {}
         for path in self._walk(root, b"", 0):
-            entry = self._entry(root, path, None)
+            entry = self._entry(root, path)
             if entry is not None:
                 found[path] = entry
                 self._check_count(len(found))
         return found
 
-    def capture(self, target: str) -> dict[bytes, Entry]:
-        """The same, with every content stored and copied below `target`: all three are of one reading of each file."""
+    def capture(self, target: str) -> tuple[dict[bytes, Entry], set[bytes]]:
+        """The same, with every content stored and copied below `target`, all of one reading of each file.
+
+        Also which files were too large for that.
+        """
         odb = self._baseline.odb()
         found: dict[bytes, Entry] = {}
+        large: set[bytes] = set()
         for path in self._walk(self.root, b"", 0):
-            entry = self._entry(self.root, path, odb, target)
-            if entry is not None:
-                found[path] = entry
-                self._check_count(len(found))
-        return found
+            read = self._read(f"{self.root}/{os.fsdecode(path)}")
+            if read is None:
+                continue
+            mode, data, name = read
+            found[path] = Entry(mode, self._baseline.keep(odb, name if data is None else data))
+            self._check_count(len(found))
+            if data is None:
+                large.add(path)
+                continue
+            copy = f"{target}/{os.fsdecode(path)}"
+            self._files.ensure_folder(os.path.dirname(copy), op="workspace.folder")
+            put_file(copy, data, files=self._files, executable=mode == EXECUTABLE, sync=False)
+        return found, large
 
     def keep(self, folder: str, path: bytes) -> tuple[Entry, bytes] | None:
         """Store the content of one file of a copy; None where it is not there, or too large to be taken."""
@@ -195,9 +204,13 @@ class Workspace:
         assert data is not None
         return Entry(mode, self._baseline.keep(self._baseline.odb(), data)), data
 
+    def store(self, data: bytes, mode: int) -> Entry:
+        """Store a content that is in no file yet."""
+        return Entry(mode, self._baseline.keep(self._baseline.odb(), data))
+
     def entry_of(self, path: bytes) -> Entry | None:
         """One file of the folder as it is now."""
-        return self._entry(self.root, path, None)
+        return self._entry(self.root, path)
 
     def put(self, path: bytes, data: bytes, entry: Entry) -> None:
         """Put a file into the folder, whole or not at all."""
@@ -226,18 +239,25 @@ class Workspace:
         self._baseline.commit(state, f"The consolidated state of generation {generation}")
         self._save_manifest(state, generation)
 
-    def scrub(self, replaced: Callable[[bytes], bytes | None]) -> int:
-        """Put other contents into the baseline: that of the paths for which `replaced` gives one. How many.
+    @property
+    def is_ours(self) -> bool:
+        """Whether there is a repository of ours."""
+        return self._baseline.is_ours
+
+    def scrub(self, replaced: Callable[[bytes, bytes], bytes | None]) -> int:
+        """Put other contents into the baseline, where `replaced` gives one for a path and what it holds; how many.
 
         What is replaced shows as changed if it is in the folder still, and as deleted if not, but its text is gone.
         """
+        self.ensure()
         state = self._baseline.state()
         odb = self._baseline.odb()
         changed = {}
         for path, entry in state.items():
-            data = replaced(path)
-            if data is not None and blob_id(data) != entry.oid:
-                changed[path] = Entry(entry.mode, self._baseline.keep(odb, data))
+            data = self._baseline.content(entry.oid)
+            other = None if data is None else replaced(path, data)
+            if other is not None and other != data:
+                changed[path] = Entry(entry.mode, self._baseline.keep(odb, other))
         if changed:
             self.reset({**state, **changed}, self.generation)
         return len(changed)
@@ -277,20 +297,12 @@ class Workspace:
             path=self.root,
         )
 
-    def _entry(self, root: str, path: bytes, odb: Odb | None, target: str | None = None) -> Entry | None:
-        source = f"{root}/{os.fsdecode(path)}"
-        read = self._read(source)
+    def _entry(self, root: str, path: bytes) -> Entry | None:
+        read = self._read(f"{root}/{os.fsdecode(path)}")
         if read is None:
             return None
-        mode, data, named = read
-        content = named if data is None else data
-        if target is not None:
-            copy = f"{target}/{os.fsdecode(path)}"
-            self._files.ensure_folder(os.path.dirname(copy), op="workspace.folder")
-            if data is not None:
-                put_file(copy, data, files=self._files, executable=mode == EXECUTABLE, sync=False)
-        oid = blob_id(content) if odb is None else self._baseline.keep(odb, content)
-        return Entry(mode, oid)
+        mode, data, name = read
+        return Entry(mode, blob_id(name if data is None else data))
 
     def _read(self, path: str) -> tuple[int, bytes | None, bytes] | None:
         """Mode, content and, of a large file instead of it, its name by digest; None where it is no file any more."""

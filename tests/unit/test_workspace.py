@@ -55,12 +55,12 @@ class Bench:
     def settle(self, generation=1):
         """Take all that is there into the baseline."""
         copy = self.path / f"copy{generation}"
-        self.workspace.reset(self.workspace.capture(str(copy)), generation)
+        self.workspace.reset(self.workspace.capture(str(copy))[0], generation)
         shutil.rmtree(copy, ignore_errors=True)
 
     def diff(self, bytes_max=4_194_304):
         copy = self.path / "copy"
-        after = self.workspace.capture(str(copy))
+        after, _ = self.workspace.capture(str(copy))
         shutil.rmtree(copy, ignore_errors=True)
         changes = changes_between(self.workspace.baseline(), after)
         return render(changes, self.workspace.content, bytes_max=bytes_max).decode()
