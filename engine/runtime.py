@@ -301,6 +301,9 @@ class Engine:
             with contextlib.suppress(EngineError):
                 self._fresh.mending(finish)
 
+    def _forget_memories(self, thread_ids: Sequence[str]) -> tuple[int, int]:
+        return self.memories.forget(thread_ids)
+
     def _fill(self, workers: int, progress: Callable[[Progress], None] | None) -> BackfillReport:
         self._facts.catch_up()
         return self._backfill.run(workers=workers, progress=progress)
@@ -375,7 +378,17 @@ class Engine:
         parts = WriterParts(home, self._flush, history, self._alive, self._counters, options, clock, files)
         self._writers = Writers(parts, journal, self._facts, version=__version__)
         removal = RemovalParts(
-            home, database, self._runner, BUILT_IN, self._sides, self._facts, journal, options, clock, files
+            home,
+            database,
+            self._runner,
+            BUILT_IN,
+            self._sides,
+            self._facts,
+            journal,
+            options,
+            clock,
+            files,
+            self._forget_memories,
         )
         self._eraser, self._redactor, bundler = Eraser(removal), Redactor(removal), Bundler(removal)
         self.threads = Threads(

@@ -65,7 +65,7 @@ class ExtractRequest(Struct, frozen=True, kw_only=True):
     attempt: int
     source_updated_at_ms: int
     instructions: str = INSTRUCTIONS
-    schema: dict[str, Any] = SCHEMA
+    schema: dict[str, Any] = msgspec.field(default_factory=lambda: SCHEMA)
 
 
 class Extraction(Struct, frozen=True, kw_only=True):

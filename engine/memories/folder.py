@@ -169,8 +169,7 @@ def forget(workspace: Workspace, thread_ids: Sequence[str], files: Files) -> tup
     if raw is not None and left is not None and left != raw:
         put_file(raw_path, left, files=files, beside=f"{raw_path}.tmp")
         taken.append(len(raw) - len(left))
-    if workspace.is_ours:
-        workspace.scrub(lambda path, data: _forgotten(path, data, thread_ids))
+    workspace.scrub(lambda path, data: _forgotten(path, data, thread_ids))
     return len(taken), sum(taken)
 
 

@@ -197,8 +197,10 @@ class Consolidating:
         return answer
 
     def _is_cooling(self, known: Consolidated, to_forget: Sequence[str]) -> bool:
-        """Whether the last one is too fresh; what is to be forgotten does not wait. A clock set back ends it."""
+        """Whether the last one is too fresh; what is to be forgotten or finished does not wait. A clock set back ends it."""
         if self._now or to_forget or known.succeeded_at_ms is None:
+            return False
+        if any(plan.generation > known.success_generation for plan in self._plans(known)):
             return False
         return 0 <= self._parts.clock.wall_ms() - known.succeeded_at_ms < self._parts.limits.cooldown_s * 1000
 
@@ -233,29 +235,32 @@ class Consolidating:
     def _recover(self) -> bool:
         """Finish what a crashed run had decided, and drop what others left; whether there was anything to finish."""
         recovered = False
-        for plan in self._plans():
-            if plan.generation > max(self.workspace.generation, self._known()[0].success_generation):
-                recovered = True
+        known, _ = self._known()
+        for plan in self._plans(known):
+            if plan.generation <= known.success_generation:
+                continue
+            if plan.generation > self.workspace.generation:
                 self._carry_out(plan)
-            elif plan.generation == self.workspace.generation > self._known()[0].success_generation:
                 recovered = True
+            elif plan.generation == self.workspace.generation:  # all is done but the record
                 self._record(plan.generation, memory_facts.SUCCEEDED, plan)
+                recovered = True
         self._drop_work()
         self.report.recovered = recovered
         return recovered
 
-    def _plans(self) -> list[_Plan]:
+    def _plans(self, known: Consolidated) -> list[_Plan]:
+        """What was decided and perhaps not finished, since the last reset."""
         plans: list[_Plan] = []
         if self._files.kind(self._work, op="memories.work") != "folder":
             return plans
-        reset = self._known()[0].reset_generation
         for entry in self._files.scan(self._work, op="memories.work"):
             data = self._files.read_all(
                 f"{self._work}/{entry.name}/{_PLAN}", bytes_max=_PLAN_BYTES_MAX, op="memories.plan"
             )
             with contextlib.suppress(msgspec.DecodeError):
                 plan = msgspec.json.decode(data or b"", type=_Plan)
-                if plan.generation > reset:
+                if plan.generation > known.reset_generation:
                     plans.append(plan)
         return sorted(plans, key=lambda each: each.generation)
 
@@ -321,7 +326,7 @@ class Consolidating:
     def _copied(self, job: Job, chosen: Sequence[Named], baseline: State) -> _Prepared:
         files, workspace = self._files, self.workspace
         copy = f"{self._work}/{job.generation}/{_COPY}"
-        files.ensure_folder(copy, op="memories.work")
+        files.ensure_folder(f"{copy}/{artifacts.SUMMARIES}", op="memories.work")
         state, large = workspace.capture(copy)
         changes = changes_between(baseline, state)
         self.report.changes = _shown(changes)

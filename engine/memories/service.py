@@ -336,11 +336,12 @@ class Memories:
         parts = self._parts
         with contextlib.suppress(EngineError):
             parts.jobs.forget(EXTRACT, thread_ids)
-        if parts.files.kind(parts.root, op="memories.forget") != "folder":
+        workspace = workspace_of(parts)
+        if not workspace.is_ours:  # there is none, or another program keeps it
             return 0, 0
         with folder_lock(parts):
             remove_tree(f"{parts.home.state}/work", files=parts.files)
-            return folder.forget(workspace_of(parts), thread_ids, parts.files)
+            return folder.forget(workspace, thread_ids, parts.files)
 
     def _known(self, thread_id: str) -> str:
         """The id of a thread that is there."""
