@@ -11,32 +11,22 @@ from typing import Annotated
 import typer
 
 import engine
-from engine.cli import USAGE, commands, decide, foreign, mend, remove
+from engine.cli import commands, decide, foreign, memories, mend, remove
 from engine.cli import turns as turn_pages
 from engine.cli.asked import Asked
+from engine.cli.parsed import Home, Json, StateDir, ThreadId
+from engine.cli.parsed import answer as _answer
+from engine.cli.parsed import asked_of as _asked
+from engine.cli.parsed import epilog as _epilog
+from engine.cli.parsed import group as _group
 from engine.errors import InvalidRequest
 
-_KEY = "rolloutdb.asked"
-_CODES = "Exit codes: 0 done, 1 findings, 2 usage, 3 failed, 130 stopped by Ctrl-C."
-
-Home = Annotated[
-    str | None,
-    typer.Option(
-        "--home", metavar="FOLDER", help="The home to work on; else $ROLLOUTDB_HOME, else $CODEX_HOME, else ~/.codex."
-    ),
-]
-StateDir = Annotated[
-    str | None,
-    typer.Option("--state-dir", metavar="FOLDER", help="Keep the index there, and leave the home as it is."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Workers = Annotated[
     int | None,
     typer.Option(
         "--workers", min=0, max=256, metavar="N", help="Processes that read; 0 reads in this one. Usually one a core."
     ),
 ]
-ThreadId = Annotated[str, typer.Argument(metavar="ID", help="The thread's id, as `threads list` shows it.")]
 
 
 class Sort(StrEnum):
@@ -63,11 +53,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 threads = typer.Typer(rich_markup_mode=None)
-
-
-def _epilog(*examples: str, codes: str = _CODES) -> str:
-    lines = "\n".join(f"  {example}" for example in examples)
-    return f"\b\nExamples:\n{lines}\n\n{codes}"
 
 
 def _print_version(wanted: bool) -> None:
@@ -526,6 +511,7 @@ def threads_import(
 
 
 app.add_typer(threads, name="threads")
+app.add_typer(memories.app, name="memories")
 
 
 @app.command(
@@ -564,25 +550,3 @@ def follow(
 
     asked = _asked(context, Asked(home, state_dir, as_json))
     return run(asked, thread, start, decisions=decisions)
-
-
-def _asked(context: typer.Context, here: Asked) -> Asked:
-    """What was asked for here and further left; kept for the commands to the right."""
-    asked = here.over(context.meta.get(_KEY, Asked()))
-    context.meta[_KEY] = asked
-    return asked
-
-
-def _group(context: typer.Context, here: Asked) -> None:
-    """A group of commands without a command: its help, and the code for a usage error."""
-    asked = _asked(context, here)
-    if context.invoked_subcommand is None:
-        if asked.as_json:
-            hint = f"`{context.command_path} --help` lists them."
-            raise InvalidRequest("No command was given.", hint=hint)
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(USAGE)
-
-
-def _answer(asked: Asked, answer: commands.Answer) -> None:
-    raise typer.Exit(commands.deliver(asked, answer))

@@ -32,8 +32,11 @@ _WISH = re.compile(
     r"\b(?:always|never|prefer|please (?:use|do not|don't)|do not|don't|make sure|remember|from now on|instead of)\b",
     re.IGNORECASE,
 )
+_HARNESS = re.compile(r"<[a-z][a-z_-]*[ >]")
+"""What a program puts into the mouth of the user stands in a tag: where it is, a goal, a command that was run."""
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
 _FAILED = re.compile(r"(?:exit(?:ed)?(?: with)?(?: code)?|exit_code\"?)[: ]+([1-9]\d{0,2})\b", re.IGNORECASE)
+_MORE = re.compile(r"- and \d+ more")
 _CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
 _LINE_CHARS_MAX = 240
 _LISTED_MAX = 40
@@ -45,7 +48,7 @@ _FILE_BYTES_MAX = 1024 * 1024
 def extract(request: ExtractRequest) -> Extraction:
     """What one thread says, by rules."""
     items = [each for each in msgspec.json.decode(request.text) if isinstance(each, dict)]
-    asked = [text for text in _said(items, "user") if not text.startswith("<environment_context>")]
+    asked = [text for text in _said(items, "user") if not _HARNESS.match(text)]
     if not asked:
         return Extraction()
     answered = list(_said(items, "assistant"))
@@ -106,7 +109,7 @@ def _said(items: Sequence[Mapping[str, Any]], role: str) -> Iterator[str]:
 def _wishes(text: str) -> Iterator[str]:
     for sentence in _SENTENCE.findall(text):
         if _WISH.search(sentence):
-            yield _line(sentence)
+            yield _line(sentence.strip().removeprefix("- "))
 
 
 def _commands(items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -156,7 +159,8 @@ def _kept_wishes(memory: Memory) -> list[str]:
             for each in lines[number + 1 :]:
                 if not each.startswith("- "):
                     break
-                wishes.append(_line(each.removeprefix("- ")))
+                if not _MORE.fullmatch(each):
+                    wishes.append(_line(each.removeprefix("- ")))
             return wishes
     return []
 
