@@ -213,13 +213,17 @@ def blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def put_file(
-    path: str, data: bytes, *, files: Files, executable: bool = False, beside: str | None = None, sync: bool = True
-) -> None:
+def put_file(path: str, data: bytes, *, files: Files, executable: bool = False, beside: str | None = None) -> None:
     """A file that is there whole or not at all, synced; written at `beside` first, on the same file system."""
     beside = beside or f"{path}.tmp"
     files.remove(beside, op="workspace.leftover")
-    fd = files.create(beside, op="workspace.create")
+    write_new(beside, data, files=files, executable=executable, sync=True)
+    files.rename(beside, path, op="workspace.rename")
+
+
+def write_new(path: str, data: bytes, *, files: Files, executable: bool = False, sync: bool = False) -> None:
+    """A new file, which a crash may leave half written. Raises FileExistsError."""
+    fd = files.create(path, op="workspace.create")
     try:
         written = 0
         while written < len(data):
@@ -230,7 +234,6 @@ def put_file(
             files.sync(fd, op="workspace.sync")
     finally:
         files.close(fd, op="workspace.close")
-    files.rename(beside, path, op="workspace.rename")
 
 
 def remove_tree(folder: str, *, files: Files, deep: int = 0) -> None:

@@ -101,6 +101,20 @@ class _Stored:
     last_error: str | None
 
 
+class _Seen:
+    """What one transaction has found out about processes: this one, and which others live."""
+
+    def __init__(self, here: Owner) -> None:
+        self.here = here
+        self._states: dict[Owner, str] = {}
+
+    def state(self, owner: Owner, files: Files) -> str:
+        """Whether it lives, asked once each."""
+        if owner not in self._states:
+            self._states[owner] = "alive" if owner == self.here else owner.state(files)
+        return self._states[owner]
+
+
 class Jobs:
     """The jobs of one home, over its open `jobs_1.sqlite`."""
 
@@ -131,19 +145,19 @@ class Jobs:
     ) -> list[Job | Refused]:
         answers: list[Job | Refused] = []
         with self._database.write() as transaction:
-            running = 0 if running_max is None else self._count_running(transaction, kind)
-            states: dict[Owner, str] = {}
+            seen = _Seen(Owner.here(self._files))
+            running = 0 if running_max is None else self._count_running(transaction, kind, seen)
             for each in wanted:
                 if limit <= 0:
                     break
                 stored = self._stored(transaction, kind, each.key)
-                why = self._refusal(kind, each, stored, states)
+                why = self._refusal(kind, each, stored, seen)
                 if why is None and running_max is not None and running >= running_max:
                     why = Why.CAP
                 if why is not None:
                     answers.append(_refused(each, why, stored))
                     continue
-                answers.append(self._take(transaction, kind, each, stored))
+                answers.append(self._take(transaction, kind, each, stored, seen.here))
                 running, limit = running + 1, limit - 1
         return answers
 
@@ -186,22 +200,22 @@ class Jobs:
         with self._database.read() as transaction:
             rows = [(row[0], _stored(row[1:])) for row in transaction.rows(_RUNNING, {"kind": kind})]
             progress: dict[str, str] = dict(transaction.rows(_PROGRESS, {"kind": kind}))
-        states: dict[Owner, str] = {}
+        seen = _Seen(Owner.here(self._files))
         return [
             Running(key, str(stored.owner), progress.get(key, ""), stored.attempts)
             for key, stored in rows
-            if self._is_live(kind, key, stored, states)
+            if self._is_live(kind, key, stored, seen)
         ]
 
     def failed(self, kind: str) -> list[Failed]:
         """Jobs whose last try failed, and those whose owner ended without an answer."""
         with self._database.read() as transaction:
             rows = [(row[0], _stored(row[1:])) for row in transaction.rows(_UNDONE, {"kind": kind})]
-        states: dict[Owner, str] = {}
+        seen = _Seen(Owner.here(self._files))
         return [
             Failed(key, stored.input_watermark, stored.attempts, _reason(stored))
             for key, stored in rows
-            if stored.status == "failed" or not self._is_live(kind, key, stored, states)
+            if stored.status == "failed" or not self._is_live(kind, key, stored, seen)
         ]
 
     def newest_generation(self, kind: str) -> int:
@@ -217,54 +231,52 @@ class Jobs:
                 return transaction.run("DELETE FROM jobs WHERE kind = :kind", {"kind": kind})
             return sum(transaction.run(_FORGET, {"kind": kind, "key": key}) for key in keys)
 
-    def _count_running(self, transaction: Transaction, kind: str) -> int:
+    def _count_running(self, transaction: Transaction, kind: str, seen: _Seen) -> int:
         """How many of the kind run: those whose owner is dead or silent do not count."""
-        states: dict[Owner, str] = {}
-        rows = [(row[0], _stored(row[1:])) for row in transaction.rows(_RUNNING, {"kind": kind})]
-        return sum(self._is_live(kind, key, stored, states) for key, stored in rows)
+        values: dict[str, Value] = {"kind": kind, "boot_id": seen.here.boot_id, "now": self._clock.boot_ms()}
+        owners = list(transaction.rows(_RUNNING_HERE, values))
+        here: int = sum(count for *owner, count in owners if seen.state(Owner(*owner), self._files) != "dead")
+        others = [(row[0], _stored(row[1:])) for row in transaction.rows(_RUNNING_ELSEWHERE, values)]
+        return here + sum(self._is_live(kind, key, stored, seen) for key, stored in others)
 
     def _stored(self, transaction: Transaction, kind: str, key: str) -> _Stored | None:
         row = transaction.row(_SELECT, {"kind": kind, "key": key})
         return None if row is None else _stored(row)
 
-    def _refusal(self, kind: str, wanted: Wanted, stored: _Stored | None, states: dict[Owner, str]) -> Why | None:
+    def _refusal(self, kind: str, wanted: Wanted, stored: _Stored | None, seen: _Seen) -> Why | None:
         if stored is None:
             return None
         if stored.success_watermark is not None and stored.success_watermark >= wanted.watermark:
             return Why.UP_TO_DATE
-        if self._is_live(kind, wanted.key, stored, states):
+        if self._is_live(kind, wanted.key, stored, seen):
             return Why.RUNNING
         if wanted.watermark > stored.input_watermark:
             return None
         if self._attempts_max is not None and stored.attempts >= self._attempts_max:
             return Why.EXHAUSTED
-        return Why.BACKOFF if self._is_paused(stored) else None
+        return Why.BACKOFF if self._is_paused(stored, seen.here) else None
 
-    def _is_paused(self, stored: _Stored) -> bool:
+    def _is_paused(self, stored: _Stored, here: Owner) -> bool:
         if stored.status != "failed" or stored.retry_boot_ms is None:
             return False
-        is_this_boot = stored.owner.boot_id == Owner.here(self._files).boot_id
-        return is_this_boot and stored.retry_boot_ms > self._clock.boot_ms()
+        return stored.owner.boot_id == here.boot_id and stored.retry_boot_ms > self._clock.boot_ms()
 
-    def _is_live(self, kind: str, key: str, stored: _Stored, states: dict[Owner, str]) -> bool:
+    def _is_live(self, kind: str, key: str, stored: _Stored, seen: _Seen) -> bool:
         """Whether somebody works on it: an owner that is dead, or was silent for too long, does not."""
         if stored.status != "running" or stored.expires_boot_ms is None:
             return False
-        if stored.owner not in states:
-            states[stored.owner] = stored.owner.state(self._files)
-        if states[stored.owner] == "dead":
+        if seen.state(stored.owner, self._files) == "dead":
             return False
         now_ms = self._clock.boot_ms()
-        if stored.owner.boot_id and stored.owner.boot_id == Owner.here(self._files).boot_id:
+        if stored.owner.boot_id and stored.owner.boot_id == seen.here.boot_id:
             return stored.expires_boot_ms > now_ms
         # Times of another boot cannot be compared with ours; whether the heartbeat moves can be seen.
-        seen = self._watched.get((kind + key, stored.generation))
-        if seen is None or seen[0] != stored.expires_boot_ms:
-            seen = self._watched[kind + key, stored.generation] = (stored.expires_boot_ms, now_ms)
-        return seen[1] + self._lease_ms > now_ms
+        watched = self._watched.get((kind + key, stored.generation))
+        if watched is None or watched[0] != stored.expires_boot_ms:
+            watched = self._watched[kind + key, stored.generation] = (stored.expires_boot_ms, now_ms)
+        return watched[1] + self._lease_ms > now_ms
 
-    def _take(self, transaction: Transaction, kind: str, wanted: Wanted, stored: _Stored | None) -> Job:
-        owner = Owner.here(self._files)
+    def _take(self, transaction: Transaction, kind: str, wanted: Wanted, stored: _Stored | None, owner: Owner) -> Job:
         before = 0 if stored is None else stored.generation
         is_newer = stored is None or wanted.watermark > stored.input_watermark
         attempts = 1 if stored is None or is_newer else stored.attempts + 1
@@ -319,6 +331,12 @@ _COLUMNS = """status, generation, host, boot_id, pid, started, attempts, input_w
 
 _SELECT = f"SELECT {_COLUMNS} FROM jobs WHERE kind = :kind AND job_key = :key"  # noqa: S608 - names of ours
 _RUNNING = f"SELECT job_key, {_COLUMNS} FROM jobs WHERE kind = :kind AND status = 'running'"  # noqa: S608 - the same
+_RUNNING_HERE = """
+SELECT host, boot_id, pid, started, count(*) FROM jobs
+WHERE kind = :kind AND status = 'running' AND boot_id = :boot_id AND boot_id <> '' AND expires_boot_ms > :now
+GROUP BY host, boot_id, pid, started
+"""
+_RUNNING_ELSEWHERE = f"{_RUNNING} AND (boot_id <> :boot_id OR boot_id = '')"
 _UNDONE = f"SELECT job_key, {_COLUMNS} FROM jobs WHERE kind = :kind AND status IN ('running', 'failed')"  # noqa: S608 - the same
 _PROGRESS = "SELECT job_key, progress FROM jobs WHERE kind = :kind AND status = 'running'"
 _FORGET = "DELETE FROM jobs WHERE kind = :kind AND job_key = :key"

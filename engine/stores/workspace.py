@@ -34,6 +34,7 @@ from engine.stores.baseline import (
     blob_id,
     put_file,
     remove_tree,
+    write_new,
 )
 from engine.stores.files import Files
 
@@ -180,6 +181,7 @@ class Workspace:
         odb = self._baseline.odb()
         found: dict[bytes, Entry] = {}
         large: set[bytes] = set()
+        folders: set[str] = set()
         for path in self._walk(self.root, b"", 0):
             read = self._read(f"{self.root}/{os.fsdecode(path)}")
             if read is None:
@@ -191,8 +193,11 @@ class Workspace:
                 large.add(path)
                 continue
             copy = f"{target}/{os.fsdecode(path)}"
-            self._files.ensure_folder(os.path.dirname(copy), op="workspace.folder")
-            put_file(copy, data, files=self._files, executable=mode == EXECUTABLE, sync=False)
+            above = os.path.dirname(copy)
+            if above not in folders:
+                self._files.ensure_folder(above, op="workspace.folder")
+                folders.add(above)
+            write_new(copy, data, files=self._files, executable=mode == EXECUTABLE)
         return found, large
 
     def keep(self, folder: str, path: bytes) -> tuple[Entry, bytes] | None:
