@@ -329,16 +329,19 @@ def _refused(wanted: Wanted, why: Why, stored: _Stored | None) -> Refused:
 _COLUMNS = """status, generation, host, boot_id, pid, started, attempts, input_watermark, success_watermark,
     expires_boot_ms, retry_boot_ms, last_error"""
 
+_BY_STATUS = "jobs INDEXED BY jobs_by_status"
+"""Left to itself SQLite goes through all jobs of the kind, of which there is one a thread."""
+
 _SELECT = f"SELECT {_COLUMNS} FROM jobs WHERE kind = :kind AND job_key = :key"  # noqa: S608 - names of ours
-_RUNNING = f"SELECT job_key, {_COLUMNS} FROM jobs WHERE kind = :kind AND status = 'running'"  # noqa: S608 - the same
-_RUNNING_HERE = """
-SELECT host, boot_id, pid, started, count(*) FROM jobs
+_RUNNING = f"SELECT job_key, {_COLUMNS} FROM {_BY_STATUS} WHERE kind = :kind AND status = 'running'"  # noqa: S608 - the same
+_RUNNING_HERE = f"""
+SELECT host, boot_id, pid, started, count(*) FROM {_BY_STATUS}
 WHERE kind = :kind AND status = 'running' AND boot_id = :boot_id AND boot_id <> '' AND expires_boot_ms > :now
 GROUP BY host, boot_id, pid, started
-"""
+"""  # noqa: S608 - the same
 _RUNNING_ELSEWHERE = f"{_RUNNING} AND (boot_id <> :boot_id OR boot_id = '')"
-_UNDONE = f"SELECT job_key, {_COLUMNS} FROM jobs WHERE kind = :kind AND status IN ('running', 'failed')"  # noqa: S608 - the same
-_PROGRESS = "SELECT job_key, progress FROM jobs WHERE kind = :kind AND status = 'running'"
+_UNDONE = f"SELECT job_key, {_COLUMNS} FROM {_BY_STATUS} WHERE kind = :kind AND status IN ('running', 'failed')"  # noqa: S608 - the same
+_PROGRESS = f"SELECT job_key, progress FROM {_BY_STATUS} WHERE kind = :kind AND status = 'running'"  # noqa: S608 - the same
 _FORGET = "DELETE FROM jobs WHERE kind = :kind AND job_key = :key"
 
 _CLAIM = """
