@@ -9,7 +9,8 @@ Source: codex_memories.md 2.6, 8 K22.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,7 +40,52 @@ def estimate_tokens(text: str) -> int:
     return (len(ascii_) - others + 3) // 4 + (others + 1) // 2 + len(text) - len(ascii_)
 
 
-def fit(items: Sequence[dict[str, Any]], tokens_max: int, count: Counter = estimate_tokens) -> Fitted:
+class Gathered(NamedTuple):
+    """A conversation as far as it may matter: its beginning and its end, and how many items between them are not there."""
+
+    head: list[dict[str, Any]]
+    tail: list[dict[str, Any]]
+    left_out: int
+
+    @property
+    def items(self) -> list[Any]:
+        """All of it, with a line in the place of what is not there."""
+        return [*self.head, *([_gap(self.left_out)] if self.left_out else []), *self.tail]
+
+
+def gather(items: Iterable[dict[str, Any]], bytes_max: int) -> Gathered:
+    """The first and the last items of a conversation of any length, of about so many bytes; texts that are longer are cut."""
+    head: list[dict[str, Any]] = []
+    tail: deque[tuple[int, dict[str, Any]]] = deque()
+    sizes = [0, 0]
+    left_out = 0
+    for each in items:
+        item = _cut_chars(each, bytes_max // 4)
+        size = len(_encoded(item))
+        if not tail and sizes[0] + size <= bytes_max // 2:
+            head.append(item)
+            sizes[0] += size
+            continue
+        tail.append((size, item))
+        sizes[1] += size
+        while len(tail) > 1 and sizes[1] > bytes_max // 2:
+            sizes[1] -= tail.popleft()[0]
+            left_out += 1
+    return Gathered(head, [item for _, item in tail], left_out)
+
+
+def _cut_chars(value: Any, chars_max: int) -> Any:
+    if isinstance(value, str) and len(value) > chars_max:
+        half = chars_max // 2
+        return f"{value[:half]}…{len(value) - 2 * half} chars truncated…{value[len(value) - half :]}"
+    if isinstance(value, list):
+        return [_cut_chars(each, chars_max) for each in value]
+    if isinstance(value, dict):
+        return {key: _cut_chars(each, chars_max) for key, each in value.items()}
+    return value
+
+
+def fit(items: Sequence[Any], tokens_max: int, count: Counter = estimate_tokens) -> Fitted:
     """The items as one compact JSON array that takes at most `tokens_max` tokens; at least an empty one."""
     whole = _array([_encoded(item) for item in items])
     if count(whole) <= tokens_max:
@@ -53,7 +99,7 @@ def fit(items: Sequence[dict[str, Any]], tokens_max: int, count: Counter = estim
     return Fitted("[]", len(items))
 
 
-def _fit(items: Sequence[dict[str, Any]], room: int, count: Counter) -> Fitted:
+def _fit(items: Sequence[Any], room: int, count: Counter) -> Fitted:
     texts = [_encoded(_shortened(item, max(room // 4, 1), count)) for item in items]
     sizes = [count(text) + 1 for text in texts]
     if sum(sizes) <= room:
@@ -66,17 +112,21 @@ def _fit(items: Sequence[dict[str, Any]], room: int, count: Counter) -> Fitted:
         used += sizes[-1 - last]
         last += 1
     left_out = len(texts) - first - last
-    gap = _encoded(f"… {left_out} items left out …")
+    gap = _encoded(_gap(left_out))
     return Fitted(_array([*texts[:first], gap, *(texts[-last:] if last else [])]), left_out)
 
 
-def _shortened(item: dict[str, Any], tokens_max: int, count: Counter) -> dict[str, Any]:
+def _gap(count: int) -> str:
+    return f"… {count} items left out …"
+
+
+def _shortened(item: Any, tokens_max: int, count: Counter) -> Any:
+    if not isinstance(item, dict):
+        return item
     limit = min(_TOOL_TOKENS_MAX if item.get("type") in _OUTPUTS else _ITEM_TOKENS_MAX, tokens_max)
     if count(_encoded(item)) <= limit:
         return item
-    shortened = _cut_texts(item, limit, count)
-    assert isinstance(shortened, dict)
-    return shortened
+    return _cut_texts(item, limit, count)
 
 
 def _cut_texts(value: Any, tokens_max: int, count: Counter) -> Any:

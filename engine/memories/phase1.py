@@ -22,7 +22,7 @@ from typing import Any
 from msgspec import Struct
 
 from engine.errors import ContextOverflow, EngineError, LeaseLost, LineageBroken
-from engine.memories.budget import Counter, estimate_tokens, fit
+from engine.memories.budget import Counter, Gathered, estimate_tokens, fit, gather
 from engine.memories.calls import Calls
 from engine.memories.contract import Extraction, ExtractRequest, read_answer
 from engine.memories.items import kept
@@ -39,6 +39,8 @@ from engine.stores.rollouts import Located, records
 
 _PAGE = 256
 _OVERFLOWS_MAX = 3
+_BYTES_A_TOKEN = 8
+"""More than any tokenizer makes of a token on average: what is gathered of a conversation before it is counted."""
 _REASON_CHARS_MAX = 500
 
 
@@ -125,25 +127,26 @@ class Extracting:
 
     def _extracted(self, job: Job, calls: Calls) -> Extraction:
         row, found = self._parts.history.find(job.key)
-        items = [redact_values(item) for item in conversation(self._parts, found)]
-        if not items:
-            return Extraction()
         tokens_max = self._parts.limits.tokens_max
+        redacted = (redact_values(item) for item in conversation(self._parts, found))
+        gathered = gather(redacted, max(tokens_max, 1) * _BYTES_A_TOKEN)
+        if not gathered.items:
+            return Extraction()
         for _ in range(_OVERFLOWS_MAX):
             with contextlib.suppress(ContextOverflow):
-                return read_answer(calls.call(self._request(job, row, items, tokens_max)))
+                return read_answer(calls.call(self._request(job, row, gathered, tokens_max)))
             tokens_max //= 2
-        return read_answer(calls.call(self._request(job, row, items, tokens_max)))
+        return read_answer(calls.call(self._request(job, row, gathered, tokens_max)))
 
-    def _request(self, job: Job, row: ThreadRow, items: list[dict[str, Any]], tokens_max: int) -> ExtractRequest:
-        fitted = fit(items, tokens_max, self._counter)
+    def _request(self, job: Job, row: ThreadRow, gathered: Gathered, tokens_max: int) -> ExtractRequest:
+        fitted = fit(gathered.items, tokens_max, self._counter)
         return ExtractRequest(
             thread_id=job.key,
             rollout_path=row.rollout_path,
             cwd=row.cwd,
             git_branch=row.git_branch,
             text=fitted.text,
-            left_out=fitted.left_out,
+            left_out=gathered.left_out + fitted.left_out,
             tokens_max=tokens_max,
             attempt=job.attempts,
             source_updated_at_ms=job.watermark,
@@ -266,9 +269,17 @@ class Claims:
         self.expected = max(self.expected - 1, 0)
         if refused.why is Why.CAP:
             self._left = 0  # as many as may are at work, here or in other processes
+        elif refused.why is Why.UP_TO_DATE:
+            self._forget_if_lost(refused)
         elif refused.why is Why.EXHAUSTED:
             job = Job(EXTRACT, refused.key, refused.watermark, refused.generation, "", refused.attempts)
             record_outcome(self._parts, job, memory_facts.FAILED, reason=refused.last_error)
+
+    def _forget_if_lost(self, refused: Refused) -> None:
+        """A job that is done while its outcome is not recorded: the journal was lost. The next run does it again."""
+        found, _ = self._parts.fresh.ask(lambda transaction: memories.get_outcome(transaction, refused.key))
+        if found is None or found.source_updated_at_ms < refused.watermark:
+            self._parts.jobs.forget(EXTRACT, [refused.key])
 
 
 def conversation(parts: MemoryParts, found: Found) -> Iterator[dict[str, Any]]:

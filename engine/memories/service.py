@@ -146,7 +146,11 @@ class Memories:
             )
         )
         failed = {each.thread_id: FailedThread(each.thread_id, each.reason, None, for_good=True) for each in gone_wrong}
-        for job in parts.jobs.failed(EXTRACT):
+        tried = parts.jobs.failed(EXTRACT)
+        ended, _ = parts.fresh.ask(lambda transaction: memories.sources_of(transaction, [job.key for job in tried]))
+        for job in tried:
+            if ended.get(job.key, -1) >= job.watermark:
+                continue  # it was given a memory since, or its process ended just behind the record
             failed.setdefault(job.key, FailedThread(job.key, job.last_error, job.attempts, for_good=False))
         return MemoryStatus(
             root=parts.root,

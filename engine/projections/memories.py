@@ -191,6 +191,12 @@ def stale(transaction: Transaction, *, limit: int, unused_days: int, now_ms: int
     return [(thread_id, generation) for thread_id, generation in transaction.rows(_STALE, values)]
 
 
+def sources_of(transaction: Transaction, thread_ids: Sequence[str]) -> dict[str, int]:
+    """How new these threads were when an extraction of them last ended for good."""
+    values = {"ids": msgspec.json.encode(list(thread_ids)).decode()}
+    return dict(transaction.rows(_SOURCES, values))
+
+
 def outputs_among(transaction: Transaction, thread_ids: Sequence[str]) -> set[str]:
     """Those of these threads that have a memory."""
     values = {"ids": msgspec.json.encode([each.lower() for each in thread_ids]).decode()}
@@ -308,6 +314,11 @@ _STALE = f"""
     AND coalesce(u.last_usage_ms, o.source_updated_at_ms) < :cutoff
     ORDER BY coalesce(u.last_usage_ms, o.source_updated_at_ms), o.source_updated_at_ms, o.thread_id LIMIT :limit
 """  # noqa: S608 - the same
+
+_SOURCES = """
+    SELECT thread_id, source_updated_at_ms FROM memory_outcomes
+    WHERE thread_id IN (SELECT value FROM json_each(:ids))
+"""
 
 _AMONG = """
     SELECT thread_id FROM memory_outputs

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from engine.errors import ContextOverflow, ReadOnlyHome
-from engine.memories.budget import cut_middle, estimate_tokens, fit
+from engine.memories.budget import cut_middle, estimate_tokens, fit, gather
 from engine.memories.contract import Extraction, read_answer
 from engine.memories.items import kept
 from engine.memories.parts import EXTRACT
@@ -272,6 +272,25 @@ def test_p10_a_conversation_is_fitted_as_json_with_both_ends(tokens_max):
         assert [each for each in found if isinstance(each, str)] == [f"… {fitted.left_out} items left out …"]
 
 
+def test_p10_of_a_conversation_of_any_length_only_the_ends_are_gathered():
+    seen = []
+
+    def items():
+        for number in range(5_000):
+            seen.append(number)
+            yield message("user", f"{number} " + "x" * 1_000)
+
+    found = gather(items(), 100_000)
+    assert len(seen) == 5_000
+    assert len(json.dumps(found.items)) < 120_000
+    assert found.head[0]["content"][0]["text"].startswith("0 ")
+    assert found.tail[-1]["content"][0]["text"].startswith("4999 ")
+    assert found.left_out == 5_000 - len(found.head) - len(found.tail)
+    assert found.items[len(found.head)] == f"… {found.left_out} items left out …"
+    (long,) = gather([message("user", "y" * 10**6)], 100_000).items
+    assert len(long["content"][0]["text"]) < 30_000
+
+
 def test_a_long_text_loses_its_middle_and_says_so():
     text = "".join(f"{number} " for number in range(5_000))
     cut = cut_middle(text, 100)
@@ -485,6 +504,29 @@ def test_k11_what_kills_its_process_is_given_up_and_recorded(bench):
     assert failed.thread_id == thread
     assert failed.for_good
     assert failed.reason == "its process ended 3 times before it was done"
+
+
+def test_a_job_that_was_handed_in_is_no_failure_though_its_process_ended_before_it_said_so(bench):
+    thread = bench.thread()
+    bench.rest()
+    (job,) = Claims(bench.memories._parts, limit=1).take_some(1)
+    bench.put(thread)
+    with bench.memories._parts.jobs._database.write() as transaction:
+        transaction.run("UPDATE jobs SET pid = 0 WHERE token = ?", (job.token,))
+    assert bench.memories.status().failed == []
+
+
+def test_with_the_journal_lost_threads_are_extracted_again(bench):
+    thread = bench.thread()
+    bench.rest()
+    bench.extracted()
+    bench.engine.close()
+    for path in [*(bench.path / "engine").glob("state_1*"), *(bench.path / "engine/journal").iterdir()]:
+        path.unlink()
+    bench.reopen()
+    assert bench.extracted().claimed == 0  # the job says that it is done; that there is no outcome is noticed
+    assert bench.extracted().succeeded == 1
+    assert bench.memories.get(thread) is not None
 
 
 def test_an_overtaken_extraction_has_no_effect(bench):
