@@ -51,8 +51,12 @@ def test_an_outcome_and_its_texts_are_rows(bench):
 
 def test_what_an_overtaken_worker_writes_is_no_effect(bench):
     succeeded(bench, 7, raw="new")
-    succeeded(bench, 6, 200, raw="late")
-    assert output(bench) == [(7, 100, "new")]
+    for caught_up_before in (False, True):
+        if caught_up_before:
+            bench.facts.catch_up()
+        succeeded(bench, 6, 200, raw="late")
+        assert output(bench) == [(7, 100, "new")]
+        assert rows(bench, "generation", "memory_outcomes") == [(7,)]
 
 
 def test_a_failure_keeps_the_last_texts_and_no_output_takes_them(bench):
