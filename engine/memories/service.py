@@ -17,6 +17,7 @@ from engine.memories import artifacts, folder, offline, outputs
 from engine.memories.budget import Counter, cut_middle, estimate_tokens
 from engine.memories.citations import Citation, parse_citations
 from engine.memories.contract import ExtractRequest
+from engine.memories.extensions import Resource, SyncedExtension, sync_extension
 from engine.memories.parts import CONSOLIDATE, EXTRACT, MemoryParts, Show
 from engine.memories.phase1 import Extracting, ExtractReport
 from engine.memories.phase2 import (
@@ -306,6 +307,18 @@ class Memories:
         parts = self._parts
         at = parts.clock.timestamp()[:19].replace(":", "-")
         return folder.add_note(parts.root, f"{at}-{slug}.md", text, files=parts.files)
+
+    def sync_extension(self, name: str, instructions: str, resources: Sequence[Resource]) -> SyncedExtension:
+        """Make what another source keeps among the memories what it has now; see `engine.memories.extensions`.
+
+        The next consolidation is told what came and what went. Raises `InvalidRequest`, `WorkspaceForeign`, `StoreBusy`.
+        """
+        parts = self._parts
+        with folder_lock(parts):
+            workspace = workspace_of(parts)
+            workspace.ensure_folder()
+            workspace.ensure()
+            return sync_extension(workspace, name, instructions, resources, parts.files)
 
     def reset(self) -> None:
         """Forget every memory and empty the folder. Threads and their memory modes stay; so recent threads are extracted anew.

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from engine.errors import LeaseLost, WorkspaceForeign
+from engine.errors import InvalidRequest, LeaseLost, WorkspaceForeign
+from engine.memories.extensions import Resource
 from engine.memories.parts import CONSOLIDATE
 from engine.memories.phase2 import Consolidating
 from engine.stores.jobs import Wanted
@@ -222,6 +223,46 @@ def test_r6_a_note_is_written_as_it_is_and_told_once(bench):
     assert seen == [[("A", path)]]
     bench.rest(COOLDOWN_MS)
     assert bench.consolidated(consolidate).status == "unchanged"
+
+
+def resource(source_id, name, content):
+    return Resource(source_id=source_id, target_file_name=name, content=content)
+
+
+def test_a6_an_extension_s_files_follow_its_source_and_what_others_put_there_stays(bench):
+    sync = bench.memories.sync_extension
+    both = [resource("1", "a.md", "one"), resource("2", "b.md", "two")]
+    assert sync("web", "read it", both).written == ["a.md", "b.md"]
+    put(str(bench.root), "extensions/web/resources/mine.md", "mine")
+    found = sync("web", "read it", both)
+    assert (found.written, found.removed, found.unchanged) == ([], [], ["a.md", "b.md"])
+    found = sync("web", "read it well", [resource("2", "c.md", "two")])
+    assert (found.written, found.removed) == (["c.md"], ["a.md", "b.md"])
+    assert sorted(os.listdir(bench.root / "extensions/web/resources")) == ["c.md", "mine.md"]
+    assert bench.file("extensions/web/instructions.md") == "read it well"
+    put(str(bench.root), "extensions/web/manifest.json", "{")  # a damaged list: nothing is known to be the source's
+    assert sync("web", "read it well", []).removed == []
+    told = []
+    bench.consolidated(lambda request: (told.extend(request.changes), write_both(request)))
+    assert ("A", "extensions/web/resources/c.md") in told
+
+
+@pytest.mark.parametrize(
+    ("name", "resources"),
+    [
+        ("a/b", []),
+        ("..", []),
+        ("web", [resource("1", "../a.md", "x")]),
+        ("web", [resource("1", "a.txt", "x")]),
+        ("web", [resource("", "a.md", "x")]),
+        ("web", [resource("1", "a.md", "x"), resource("1", "b.md", "x")]),
+        ("web", [resource("1", "a.md", "x"), resource("2", "a.md", "x")]),
+    ],
+)
+def test_a6_odd_names_of_an_extension_are_refused_and_nothing_is_written(bench, name, resources):
+    with pytest.raises(InvalidRequest):
+        bench.memories.sync_extension(name, "i", resources)
+    assert not (bench.root / "extensions").exists()
 
 
 # What is taken
