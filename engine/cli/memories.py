@@ -96,21 +96,26 @@ def run(
     Findings (exit code 1) are threads that failed and a consolidation that could not be taken; `memories status` tells why.
     """
     asked = asked_of(context, Asked(home, state_dir, as_json))
+    made = make(
+        asked,
+        extracting=phase is not Phase.consolidate,
+        consolidating=phase is not Phase.extract,
+        limit=limit,
+        now=now,
+        retry_failed=retry_failed,
+        allow_mass_deletion=allow_mass_deletion,
+    )
+    answer(asked, made)
+
+
+def make(asked: Asked, **how: Any) -> Answer:
+    """One run, as `Memories.run` takes its keywords."""
     with asked.open() as engine, _Bar() as bar:
         engine.backfill()  # threads that nobody indexed yet have memories, too
-        report = engine.memories.run(
-            extracting=phase is not Phase.consolidate,
-            consolidating=phase is not Phase.extract,
-            limit=limit,
-            now=now,
-            retry_failed=retry_failed,
-            allow_mass_deletion=allow_mass_deletion,
-            progress=bar.show,
-        )
+        report = engine.memories.run(progress=bar.show, **how)
     failed = report.extracted is not None and bool(report.extracted.failed)
     refused = report.consolidated is not None and report.consolidated.status == "failed"
-    code = FINDINGS if failed or refused else DONE
-    answer(asked, Answer(report, code, lambda console: _show_run(console, report)))
+    return Answer(report, FINDINGS if failed or refused else DONE, lambda console: _show_run(console, report))
 
 
 @app.command(

@@ -327,7 +327,7 @@ class Consolidating:
         files, workspace = self._files, self.workspace
         copy = f"{self._work}/{job.generation}/{_COPY}"
         files.ensure_folder(f"{copy}/{artifacts.SUMMARIES}", op="memories.work")
-        state, large = workspace.capture(copy)
+        state, large = workspace.capture(copy, baseline)
         changes = changes_between(baseline, state)
         self.report.changes = _shown(changes)
         text = render(changes, workspace.content, bytes_max=self._parts.limits.diff_bytes_max)

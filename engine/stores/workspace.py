@@ -173,12 +173,13 @@ class Workspace:
                 self._check_count(len(found))
         return found
 
-    def capture(self, target: str) -> tuple[dict[bytes, Entry], set[bytes]]:
+    def capture(self, target: str, known: State | None = None) -> tuple[dict[bytes, Entry], set[bytes]]:
         """The same, with every content stored and copied below `target`, all of one reading of each file.
 
-        Also which files were too large for that.
+        Also which files were too large for that. Contents of `known`, a state of the baseline, are stored already.
         """
         odb = self._baseline.odb()
+        stored = {entry.oid for entry in (known or {}).values()}
         found: dict[bytes, Entry] = {}
         large: set[bytes] = set()
         folders: set[str] = set()
@@ -187,7 +188,9 @@ class Workspace:
             if read is None:
                 continue
             mode, data, name = read
-            found[path] = Entry(mode, self._baseline.keep(odb, name if data is None else data))
+            content = name if data is None else data
+            oid = blob_id(content)
+            found[path] = Entry(mode, oid if oid in stored else self._baseline.keep(odb, content))
             self._check_count(len(found))
             if data is None:
                 large.add(path)
