@@ -223,7 +223,7 @@ class Consolidating:
             plan = self._checked(job, prepared)
             self._carry_out(plan)
             self._parts.global_jobs.complete(job)
-            self._drop_work()
+            drop_work(self._parts)
         self._end("succeeded")
 
     def _prepare(self) -> None:
@@ -245,7 +245,7 @@ class Consolidating:
             elif plan.generation == self.workspace.generation:  # all is done but the record
                 self._record(plan.generation, memory_facts.SUCCEEDED, plan)
                 recovered = True
-        self._drop_work()
+        drop_work(self._parts)
         self.report.recovered = recovered
         return recovered
 
@@ -474,11 +474,6 @@ class Consolidating:
                 remove_tree(f"{self._work}/{job.generation}", files=self._files)
         self._end("failed", reason)
 
-    def _drop_work(self) -> None:
-        if self._files.kind(self._work, op="memories.work") == "folder":
-            for name, _ in self._files.names(self._work, op="memories.work"):
-                remove_tree(f"{self._work}/{name}", files=self._files)
-
     def _beat(self, job: Job) -> None:
         while not self._stop.wait(self._parts.limits.heartbeat_s):
             try:
@@ -511,6 +506,15 @@ def workspace_of(parts: MemoryParts) -> Workspace:
         clock=parts.clock,
         files=parts.files,
     )
+
+
+def drop_work(parts: MemoryParts) -> None:
+    """Remove the copies of consolidations, which are named by generation; to be called under the folder's lock."""
+    work = f"{parts.home.state}/work"
+    if parts.files.kind(work, op="memories.work") == "folder":
+        for name, _ in parts.files.names(work, op="memories.work"):
+            if name.isdecimal():
+                remove_tree(f"{work}/{name}", files=parts.files)
 
 
 @contextlib.contextmanager

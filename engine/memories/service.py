@@ -24,13 +24,13 @@ from engine.memories.phase2 import (
     ConsolidateReport,
     ConsolidateRequest,
     Consolidating,
+    drop_work,
     folder_lock,
     workspace_of,
 )
 from engine.projections import memories, memory_facts, thread_facts
 from engine.projections.catchup import Partial
 from engine.projections.memories import Consolidated, Coverage, Limits, Memory
-from engine.stores.baseline import remove_tree
 from engine.stores.jobs import Running
 from engine.stores.layout import is_id
 
@@ -340,7 +340,7 @@ class Memories:
             parts.jobs.forget(EXTRACT)
             parts.global_jobs.forget(CONSOLIDATE)
             parts.files.remove(f"{parts.home.state}/memories.json", op="memories.reset")
-            remove_tree(f"{parts.home.state}/work", files=parts.files)
+            drop_work(parts)
             folder.clear(parts.root, parts.files)
 
     def forget(self, thread_ids: Sequence[str]) -> tuple[int, int]:
@@ -357,7 +357,7 @@ class Memories:
         if not workspace.is_ours:  # there is none, or another program keeps it
             return 0, 0
         with folder_lock(parts):
-            remove_tree(f"{parts.home.state}/work", files=parts.files)
+            drop_work(parts)
             return folder.forget(workspace, thread_ids, parts.files)
 
     def _known(self, thread_id: str) -> str:
