@@ -7,6 +7,7 @@ when the journal has it; the tables of facts follow at once where they can, else
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import EngineError
@@ -25,6 +26,10 @@ class Decisions:
     def record(self, tag: str, thread_id: str | None, **fields: Any) -> None:
         """Write down a decision about a thread, or about none. Raises what `Journal.append` does, and `InvalidRequest`."""
         about = {} if thread_id is None else {"thread_id": thread_id}
-        self._journal.append([item_of({"type": "home_event", "payload": {"type": tag, **about, **fields}})])
+        self.record_all([{"type": tag, **about, **fields}])
+
+    def record_all(self, payloads: Sequence[Mapping[str, Any]]) -> None:
+        """Write down several decisions at once. Raises as `record` does."""
+        self._journal.append([item_of({"type": "home_event", "payload": payload}) for payload in payloads])
         with contextlib.suppress(EngineError):
             self._facts.catch_up()

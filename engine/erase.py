@@ -1,10 +1,10 @@
 """Taking threads out of a home, for good and with a receipt.
 
 An erasure is announced in the journal before the first byte goes and noted as done after the last, and every step can be
-done twice; one that was cut short is finished when the home is opened. The steps: rollouts to the trash or away, the
-thread's records in the journal and its names in `session_index.jsonl` filled over, its log records blanked, what lies in
-quarantine removed, rows and facts removed and the databases written anew, so that no free page keeps what was in them. A
-thread that others go on from is erased only together with them.
+done twice; one that was cut short is finished when the home is opened. The steps: rollouts to the trash or away, what the
+folder of memories holds of the thread, its records in the journal and its names in `session_index.jsonl` filled over, its
+log records blanked, what lies in quarantine removed, rows and facts removed and the databases written anew, so that no free
+page keeps what was in them. A thread that others go on from is erased only together with them.
 
 The locks of all of these threads are taken first. Files are removed, not overwritten: what the medium keeps of them is its
 own affair.
@@ -160,6 +160,7 @@ class Eraser:
                     trash.keep_records(each, due_ms, self._holdings.journal_lines([each]))
                 sizes = [trash.take(found, each, due_ms) for each, found in rollouts]
                 dropped = []
+            memories = self._parts.forget_memories(thread_ids)
             journal = self._parts.journal.fill(lambda line: _journal_filled(line, thread_ids))
             index = self._fill_index(thread_ids)
             sides = self._forget_in_sides(thread_ids)
@@ -172,6 +173,7 @@ class Eraser:
         return [
             StoreReceipt("rollouts" if due_ms is None else "rollouts, to the trash", len(sizes), sum(sizes)),
             StoreReceipt("trash", sum(count for count, _ in dropped), sum(size for _, size in dropped)),
+            StoreReceipt("memories", *memories),
             StoreReceipt("journal", *journal),
             StoreReceipt(SESSION_INDEX, *index),
             StoreReceipt("logs", *logged),

@@ -273,3 +273,19 @@ class LeaseLost(EngineError):
 
 class WorkerDied(EngineError):
     """A worker process ended before it answered."""
+
+
+class ContextOverflow(EngineError):
+    """To be raised by an extractor whose model refuses the request for its length: it is asked again with less."""
+
+
+class AnswerUnusable(EngineError):
+    """What an extractor or a consolidator answered does not keep the contract."""
+
+
+class WorkspaceForeign(EngineError):
+    """The folder of memories holds a git repository, or is a link, that this engine did not make; nothing was touched."""
+
+
+class WorkspaceUnusable(EngineError):
+    """The folder of memories cannot be worked with: it is no folder, or holds more than memories."""

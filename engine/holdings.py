@@ -7,7 +7,7 @@ before anything of it goes, and a thread's rollouts are looked for both in the r
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -55,6 +55,8 @@ class RemovalParts(NamedTuple):
     options: Options
     clock: Clock
     files: Files
+    forget_memories: Callable[[Sequence[str]], tuple[int, int]]
+    """Takes what was learned in threads out of the folder of memories; how many files, and bytes."""
 
 
 class _Tag(Struct):

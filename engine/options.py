@@ -6,7 +6,79 @@ line does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryOptions:
+    """How memories are made, in the home's threads and in its folder of memories."""
+
+    idle_s: int = 12 * 3600
+    """How long a thread must have been quiet before it is extracted; sooner costs extractions of half a conversation."""
+
+    age_days: int = 30
+    """Threads that were last changed longer ago are not extracted any more."""
+
+    sources: Sequence[str] = ("cli", "vscode", '{"custom":"atlas"}', '{"custom":"chatgpt"}')
+    """Which threads people talk in, by their source as a list shows it; what programs and sub-agents do is not extracted."""
+
+    claimed_max: int = 64
+    """How many threads one run extracts."""
+
+    running_max: int = 64
+    """How many extractions run at once over all processes of a home."""
+
+    parallel: int = 8
+    """How many extractions one run does at once."""
+
+    scan_max: int = 5_000
+    """How many candidates that others have, or that failed just now, one run looks at."""
+
+    lease_ms: int = 3_600_000
+    """How long claimed work holds without a heartbeat while its process lives."""
+
+    heartbeat_s: float = 30.0
+    """How often work says that it is alive; a lost lease is noticed no sooner."""
+
+    attempts_max: int = 3
+    """How often a thread is tried before it counts as failed; a crash is a try."""
+
+    retry_s: int = 3_600
+    """The pause after a failure, of an extraction and of a consolidation."""
+
+    extract_timeout_s: float = 1_800.0
+    """How long one call of an extractor may take."""
+
+    consolidate_timeout_s: float = 7_200.0
+    """How long the call of a consolidator may take."""
+
+    tokens_max: int = 150_000
+    """How much of a conversation an extractor is given, counted by its own counter."""
+
+    cooldown_s: int = 6 * 3600
+    """How long after a consolidation the next may begin, unless something is to be forgotten."""
+
+    selected_max: int = 256
+    """How many memories a consolidation is made of."""
+
+    unused_days: int = 30
+    """A memory that nobody used for so long is in no consolidation any more, and is pruned."""
+
+    pruned_max: int = 200
+    """How many memories one run prunes."""
+
+    resource_days: int = 7
+    """How old a dated resource of an extension may become."""
+
+    file_bytes_max: int = 4 * 1024 * 1024
+    """A larger file in the folder of memories is known by its digest alone, and not shown in a diff."""
+
+    files_max: int = 20_000
+    """More files than these in the folder of memories are no memories; nothing is done then."""
+
+    diff_bytes_max: int = 4 * 1024 * 1024
+    """How much of a diff a consolidator is shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,3 +203,6 @@ class Options:
 
     wal_bytes_max: int = 16 * 1024 * 1024
     """At this size of its -wal the table of logs is not filled on, until the reader who keeps it from shrinking is done."""
+
+    memories: MemoryOptions = MemoryOptions()
+    """How memories are made."""

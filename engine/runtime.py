@@ -60,6 +60,7 @@ from engine.redact import Redactor
 from engine.stores.alive import Alive
 from engine.stores.compression import ColdReport, compress_cold
 from engine.stores.files import Files
+from engine.stores.jobs import Jobs
 from engine.stores.journal import Journal
 from engine.stores.layout import Home, claim_state, open_home
 from engine.stores.leases import Leases
@@ -71,6 +72,7 @@ from engine.writers import Writers
 
 if TYPE_CHECKING:
     from engine.device_keys import HomeKeys
+    from engine.memories.service import Memories
 
 STATE_SHAPE = 1
 JOBS_SHAPE = 1
@@ -296,6 +298,33 @@ class Engine:
             )
         )
 
+    @cached_property
+    def memories(self) -> Memories:
+        """What was learned in threads; see `engine.memories.service`."""
+        from engine.memories import parts, service  # noqa: PLC0415 - most of those who open a home ask for no memories
+        from engine.memories.folder import root_of  # noqa: PLC0415 - the same
+
+        if self._jobs is None:
+            return service.unavailable(self._home.path, is_writable=self._home.state is not None)
+        limits, clock, files = self._options.memories, self._clock, self._files
+        jobs = Jobs(self._jobs, lease_ms=limits.lease_ms, attempts_max=limits.attempts_max, clock=clock, files=files)
+        return service.Memories(
+            parts.MemoryParts(
+                self._home,
+                root_of(self._home),
+                self._database,
+                self._fresh,
+                self._history,
+                Decisions(self._journal, self._facts),
+                jobs,
+                Jobs(self._jobs, lease_ms=limits.lease_ms, attempts_max=None, clock=clock, files=files),
+                self._alive,
+                self._options,
+                clock,
+                files,
+            )
+        )
+
     @property
     def counters(self) -> dict[str, int]:
         """What was done since the home was opened here: appends, syncs, flushes, touches, upserts, transactions, waits."""
@@ -331,6 +360,9 @@ class Engine:
         for finish in (self._eraser.finish, self._redactor.finish, self._writers.finish_archives):
             with contextlib.suppress(EngineError):
                 self._fresh.mending(finish)
+
+    def _forget_memories(self, thread_ids: Sequence[str]) -> tuple[int, int]:
+        return self.memories.forget(thread_ids)
 
     def _fill(self, workers: int, progress: Callable[[Progress], None] | None) -> BackfillReport:
         self._facts.catch_up()
@@ -446,6 +478,7 @@ class Engine:
             options,
             clock,
             files,
+            self._forget_memories,
         )
         self._eraser, self._redactor, bundler = Eraser(removal), Redactor(removal), Bundler(removal)
         self.threads = Threads(

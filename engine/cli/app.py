@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import engine
-from engine.cli import agents, commands, decide, device_keys, foreign, goals, logs, mend, remove
+from engine.cli import agents, commands, decide, device_keys, foreign, goals, logs, memories, mend, remove
 from engine.cli import search as searching
 from engine.cli import turns as turn_pages
 from engine.cli.asked import Asked
@@ -588,6 +588,7 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(device_keys.app, name="devicekeys")
 app.add_typer(goals.app, name="goals")
 app.add_typer(logs.app, name="logs")
+app.add_typer(memories.app, name="memories")
 
 
 @app.command(

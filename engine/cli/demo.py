@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.cli import DONE, commands, output
+from engine.cli import DONE, commands, memories, output
 from engine.cli.asked import Asked
 from engine.clock import SystemClock
 from engine.options import Options
@@ -73,6 +73,11 @@ def _play(home: str, steps: _Steps) -> None:
         "And the list is whole: no thread went missing.",
         "threads list --limit 6",
         lambda: commands.list_threads(asked, _LIST),
+    )
+    steps.run(
+        "Keep what was learned in threads that are idle, by rules; with a model it would be by that.",
+        "memories run",
+        lambda: memories.make(asked),
     )
 
 

@@ -61,8 +61,19 @@ class Shape(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """A family of tags: the tables they set, what each record comes to, and how two effects of a statement are one."""
+    """A family of tags: the tables they set, what each record comes to, and how two effects of a statement are one.
+
+    `voids`: a statement that takes away what others wrote, and which: their earlier effects on its key, or on every key.
+    """
 
     tables: Sequence[Shape]
     tags: Mapping[str, Callable[[Decision], list[Effect]]]
     merged: Mapping[str, Callable[[Values, Values], Values]] = {}
+    voids: Mapping[str, Voided] = {}
+
+
+class Voided(NamedTuple):
+    """Statements whose earlier effects are void, once another one comes."""
+
+    statements: Sequence[str]
+    every_key: bool = False

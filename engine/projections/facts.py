@@ -22,9 +22,10 @@ from engine.errors import HomeUnreadable
 from engine.events.record import time_ms
 from engine.options import Options
 from engine.projections.agents import AGENTS
-from engine.projections.decided import Decision, Effects, Shape, Values
+from engine.projections.decided import Decided, Decision, Effects, Shape, Values
 from engine.projections.device_keys import DEVICE_KEYS
 from engine.projections.goal_facts import GOAL_FACTS
+from engine.projections.memory_facts import MEMORY_FACTS
 from engine.projections.thread_facts import THREAD_FACTS
 from engine.stores.digests import BLOCK_BYTES, tail_digest
 from engine.stores.files import Files, FileStat
@@ -42,7 +43,7 @@ LOST_SWAPS_MAX = 3
 _OPEN_END = b"open"
 """State of a watermark whose last line counts and has no LF yet: when more comes, the stream is applied anew."""
 
-FAMILIES = (THREAD_FACTS, AGENTS, DEVICE_KEYS, GOAL_FACTS)
+FAMILIES = (THREAD_FACTS, AGENTS, DEVICE_KEYS, GOAL_FACTS, MEMORY_FACTS)
 """All that the journal decides; a tag more, or one read otherwise, raises `VERSION`."""
 
 INDEX_NAMES = Shape("index_names", ("thread_id",), ("name", "name_at_ms"))
@@ -366,8 +367,18 @@ def _gather_journal(found: Located, effects: Effects) -> None:
         return
     decision = Decision(payload, time_ms(found.record.timestamp) or 0, found.record.ordinal)
     for sql, key, values in family.tags[payload["type"]](decision):
+        _void(family, effects, sql, key)
         before = effects.pop((sql, key), None)  # the order is that of the last effects
         effects[sql, key] = values if before is None else family.merged.get(sql, _last)(before, values)
+
+
+def _void(family: Decided, effects: Effects, sql: str, key: str) -> None:
+    """Leave out what this effect takes away again: merged with what follows it would come back."""
+    voided = family.voids.get(sql)
+    if voided is None:
+        return
+    for each in [each for each in effects if each[0] in voided.statements and (voided.every_key or each[1] == key)]:
+        del effects[each]
 
 
 def _last(_: Values, now: Values) -> Values:

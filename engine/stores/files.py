@@ -101,6 +101,14 @@ class Files:
             return None
         return found.st_dev, found.st_ino
 
+    def is_executable(self, fd: int, *, op: str) -> bool:
+        """Whether somebody may execute the open file."""
+        return bool(os.fstat(fd).st_mode & 0o111)
+
+    def make_executable(self, fd: int, *, op: str) -> None:
+        """Let the owner of the open file execute it."""
+        os.fchmod(fd, 0o700)
+
     def scan(self, path: str, *, op: str) -> list[Entry]:
         """All names in a folder, unsorted, each regular file with its stat. Names that vanish meanwhile are left out."""
         entries: list[Entry] = []

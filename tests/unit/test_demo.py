@@ -50,8 +50,9 @@ def test_every_damage_is_found_and_a_rebuild_leaves_only_those_of_the_files(
         "rebuild",
         "audit",
         "threads list --limit 6",
+        "memories run",
     ]
-    assert [step["exit_code"] for step in steps] == [None, 0, 0, 0, None, 1, 0, 1, 0]
+    assert [step["exit_code"] for step in steps] == [None, 0, 0, 0, None, 1, 0, 1, 0, 0]
     answers = [step["answer"] for step in steps]
     assert (answers[1]["status"], answers[1]["threads"], answers[1]["failed"]) == ("complete", 24, [])
     assert answers[3]["findings"] == []
@@ -71,6 +72,9 @@ def test_every_damage_is_found_and_a_rebuild_leaves_only_those_of_the_files(
         "torn_tail",
     ]
     assert (len(answers[2]["threads"]), answers[2]["total"], answers[8]["total"]) == (6, 24, 24)
+    learned = answers[9]
+    assert learned["extracted"]["succeeded"] == learned["consolidated"]["selected"] > 0
+    assert learned["consolidated"]["status"] == "succeeded"
     assert list(temporary.iterdir()) == []
 
 
@@ -96,7 +100,7 @@ def test_people_are_told_each_step_and_the_line_to_type(capsys: pytest.CaptureFi
     out, err = capsys.readouterr()
     assert err == ""
     lines = out.splitlines()
-    assert [line.split(".")[0] for line in lines if line[:1].isdigit() and line[1:2] == "."] == list("123456789")
+    assert [line.split(". ")[0] for line in lines if line.split(". ")[0].isdigit()] == [*"123456789", "10"]
     typed = [line.split(" ", 4)[-1] for line in lines if line.startswith("$ rolloutdb --home ")]
     assert typed == [
         "backfill",
@@ -106,6 +110,7 @@ def test_people_are_told_each_step_and_the_line_to_type(capsys: pytest.CaptureFi
         "rebuild",
         "audit",
         "threads list --limit 6",
+        "memories run",
     ]
     assert sum("Rows and files agree" in line for line in lines) == 1
     assert "The folder is removed." in out

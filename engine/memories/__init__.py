@@ -1,0 +1,1 @@
+"""What was learned in threads, kept across threads: extraction, consolidation, and the folder of memories."""
