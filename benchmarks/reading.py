@@ -11,7 +11,6 @@ knows nothing yet, and how many files all these lists opened (none: they answer 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -21,7 +20,8 @@ from typing import Any
 
 import apsw
 from _homes import ensure_home, make_small, say, workplace
-from _machine import machine
+from _machine import spread
+from _report import Report, Row, arguments, publish
 
 BARE = "SELECT * FROM threads ORDER BY updated_at_ms DESC, id DESC LIMIT 25"
 PAGES: dict[str, dict[str, Any]] = {
@@ -42,7 +42,13 @@ SLOW = ("search", "newest 25, with counts")
 
 def main() -> None:
     """Measure and print."""
-    asked = arguments()
+    asked = arguments(
+        __doc__,
+        threads={"type": int, "help": "threads in the home (100,000; quick: 1,000)"},
+        times={"type": int, "help": "how often each page is asked for (300; quick: 60)"},
+    )
+    asked.threads = asked.threads or (1_000 if asked.quick else 100_000)
+    asked.times = asked.times or (60 if asked.quick else 300)
     with workplace(asked.folder) as folder:
         home = ensure_home(folder, f"small-{asked.threads}", lambda home: make_small(home, asked.threads))
         state = tempfile.mkdtemp(prefix="state-", dir=folder)
@@ -50,21 +56,15 @@ def main() -> None:
             found = measure(home, state, asked)
         finally:
             shutil.rmtree(state)
-    print(json.dumps(found, indent=2) if asked.json else table(found))
-
-
-def arguments() -> argparse.Namespace:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, help="threads in the home (100,000; quick: 2,000)")
-    parser.add_argument("--times", type=int, help="how often each page is asked for (500; quick: 100)")
-    parser.add_argument("--folder", help="where homes are made and kept; else a temporary one, removed at the end")
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    asked = parser.parse_args()
-    asked.threads = asked.threads or (2_000 if asked.quick else 100_000)
-    asked.times = asked.times or (100 if asked.quick else 500)
-    return asked
+    shown = {"rounds": asked.rounds, "threads": asked.threads, "times": asked.times}
+    whole = found["until_whole"]
+    until = f"{whole['lists']} lists in {whole['seconds']:.1f} s, the longest {whole['longest_ms']:.0f} ms"
+    notes = [
+        f"A new process, until a list covers every file: {until}.",
+        f"Rollouts opened by all these lists: {found['files_opened']}.",
+    ]
+    rows = [page_row(name, page) for name, page in found["pages"].items()]
+    publish(Report(benchmark="reading", mode=asked.mode, asked=shown, rows=rows, notes=notes), asked)
 
 
 def measure(home: Path, state: str, asked: argparse.Namespace) -> dict[str, Any]:
@@ -91,16 +91,11 @@ def measure(home: Path, state: str, asked: argparse.Namespace) -> dict[str, Any]
                 lambda query=query: opened.threads.list(**query),  # type: ignore[misc]
                 lambda: connection.execute(BARE).fetchall(),
                 times,
+                asked.rounds,
             )
         connection.close()
         opens = files.count("open_read")
-    return {
-        "machine": machine(),
-        "asked": {"threads": asked.threads, "times": asked.times},
-        "pages": pages,
-        "until_whole": whole,
-        "files_opened": opens,
-    }
+    return {"pages": pages, "until_whole": whole, "files_opened": opens}
 
 
 def until_whole(opened: Any) -> dict[str, float]:
@@ -120,39 +115,27 @@ def middle(opened: Any, threads: int) -> str | None:
     return cursor
 
 
-def beside(page: Callable[[], object], bare: Callable[[], object], times: int) -> dict[str, float]:
-    """Both in turns, in microseconds; `ratio` is of the medians."""
-    ours, theirs = [], []
-    for _ in range(times):
-        for waits, ask in ((ours, page), (theirs, bare)):
-            at = time.perf_counter()
-            ask()
-            waits.append((time.perf_counter() - at) * 1e6)
-    ours.sort()
-    theirs.sort()
-    p50, floor = ours[len(ours) // 2], theirs[len(theirs) // 2]
-    return {"p50_us": p50, "p99_us": ours[len(ours) * 99 // 100], "bare_p50_us": floor, "ratio": p50 / floor}
+def beside(page: Callable[[], object], bare: Callable[[], object], times: int, rounds: int) -> list[dict[str, float]]:
+    """Both in turns, so many times in all; what each round of them took, in microseconds."""
+    found = []
+    for _ in range(rounds):
+        ours, theirs = [], []
+        for _ in range(max(1, times // rounds)):
+            for waits, ask in ((ours, page), (theirs, bare)):
+                at = time.perf_counter()
+                ask()
+                waits.append((time.perf_counter() - at) * 1e6)
+        ours.sort()
+        theirs.sort()
+        p50, floor = ours[len(ours) // 2], theirs[len(theirs) // 2]
+        found.append({"p50_us": p50, "p99_us": ours[len(ours) * 99 // 100], "bare_p50_us": floor, "speed": floor / p50})
+    return found
 
 
-def table(found: dict[str, Any]) -> str:
-    """All of it for people."""
-    whole = found["until_whole"]
-    lines = [
-        ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
-        f"{found['asked']['threads']:,} threads; each page {found['asked']['times']} times (slow ones fewer)",
-        "",
-        f"{'':24}{'p50 µs':>10}{'p99 µs':>10}{'bare p50':>10}{'ratio':>8}",
-    ]
-    for name, page in found["pages"].items():
-        cells = f"{page['p50_us']:10,.0f}{page['p99_us']:10,.0f}{page['bare_p50_us']:10,.0f}{page['ratio']:8.1f}"
-        lines.append(f"{name:24}{cells}")
-    until = f"{whole['lists']} lists in {whole['seconds']:.1f} s, the longest {whole['longest_ms']:.0f} ms"
-    lines += [
-        "",
-        f"a new process, until a list covers every file: {until}",
-        f"rollouts opened by all these lists: {found['files_opened']}",
-    ]
-    return "\n".join(lines)
+def page_row(name: str, rounds: list[dict[str, float]]) -> Row:
+    """A page, over all rounds."""
+    values = {key: spread([each[key] for each in rounds]) for key in ("p50_us", "p99_us", "bare_p50_us")}
+    return Row(case=name, values=values, ratios={"speed_to_bare_query": spread([each["speed"] for each in rounds])})
 
 
 if __name__ == "__main__":
