@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -115,7 +115,7 @@ def test_a_chart_is_well_formed_and_has_every_point_inside(load) -> None:
     charts = load("_chart")
     lines = [charts.Line("a < b & c", [(1, 10.0), (16, 90.0)]), charts.Line("none", [(1, 0.0), (16, 0.0)])]
     panels = [charts.Panel("events a second", "processes", lines), charts.Panel("ms", "processes", lines, is_log=True)]
-    root = ElementTree.fromstring(charts.chart("Title", panels))
+    root = ET.fromstring(charts.chart("Title", panels))
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     space = "{http://www.w3.org/2000/svg}"
     points = [(float(each.attrib["cx"]), float(each.attrib["cy"])) for each in root.iter(f"{space}circle")]
@@ -211,7 +211,7 @@ def test_many_processes_on_one_home_are_measured_without_a_busy_error(tmp_path) 
         each["coalesced flush"]["transactions_a_second"]["median"]
         < each["coalesced flush"]["events_a_second"]["median"]
     )
-    assert ElementTree.parse(chart).getroot().tag.endswith("svg")
+    assert ET.parse(chart).getroot().tag.endswith("svg")
 
 
 def test_the_engine_does_the_work_that_it_is_compared_by(load, tmp_path) -> None:
@@ -280,5 +280,5 @@ def test_a_codex_cli_that_ends_is_told_with_what_it_said(load, stand_in, tmp_pat
     (tmp_path / "config.toml").write_text(codex.CONFIG)
     with codex.AppServer(str(stand_in), str(tmp_path)) as server:
         server.initialize()
-        with pytest.raises(codex.CodexFailed, match="fail: it ended.* no such thing"):
+        with pytest.raises(codex.CodexFailed, match=r"fail: it ended.* no such thing"):
             server.ask("fail")
