@@ -20,7 +20,6 @@ nothing but `os.write` the same lines. Rounds run every variant in shuffled orde
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import sys
@@ -223,5 +222,4 @@ def drawn(found: Mapping[Case, list[dict[str, float]]]) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     main()

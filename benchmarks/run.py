@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -83,7 +84,10 @@ def run(name: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any] | 
     command += ["--quick"] * asked.quick
     command += ["--rounds", str(asked.rounds)] if asked.rounds else []
     command += ["--codex", asked.codex] if name == NEEDS_A_PROGRAM and asked.codex else []
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    # Users have byte code; without it every process of a measurement would compile what it imports.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPYCACHEPREFIX"] = str(folder / "byte-code")
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, env=env)
     if done.returncode:
         return None
     document: dict[str, Any] = json.loads(done.stdout)

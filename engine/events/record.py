@@ -64,6 +64,7 @@ class _Tag(Struct):
 
 
 _ALIASED = {f"{kind.partition('.')[0]}.{alias}": kind for kind, alias in ALIASES.items()}
+_BRACE = ord("{")
 _ENVELOPE: msgspec.json.Decoder[Record[Raw]] = msgspec.json.Decoder(Record[Raw])
 _TAG = msgspec.json.Decoder(_Tag)
 _ITEM_TAG = msgspec.json.Decoder(_ItemTag)
@@ -79,7 +80,8 @@ def decode(line: bytes) -> Record[Raw]:
 
     `line` comes without its newline (a trailing CR is white space). Raises `Rejected`.
     """
-    _check_text(line)
+    if not line.isascii():
+        _check_text(line)
     return _decode_envelope(line)
 
 
@@ -88,7 +90,7 @@ def _decode_envelope(line: bytes) -> Record[Raw]:
         record = _ENVELOPE.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _rejected(line, error) from None
-    if bytes(memoryview(record.payload)[:1]) != b"{":
+    if memoryview(record.payload)[0] != _BRACE:
         raise Rejected("foreign", "the payload is not an object")
     return record
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.errors import InvalidRequest, LineageBroken, RolloutUnreadable, ThreadNotFound, TruthGone
-from engine.events.record import kind_of
+from engine.events.record import kind_of, kind_of_values
 from engine.options import Options
 from engine.projections.fresh import Fresh
 from engine.projections.model_context import ModelContext, read_context
@@ -62,7 +62,8 @@ def stored_record(found: Located) -> StoredRecord | None:
         payload = msgspec.json.decode(record.payload)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return StoredRecord(record.ordinal, record.timestamp, kind_of(record), payload, found.offset, found.length + 1)
+    kind = kind_of_values(record.type, payload) or kind_of(record)
+    return StoredRecord(record.ordinal, record.timestamp, kind, payload, found.offset, found.length + 1)
 
 
 class History:

@@ -249,7 +249,8 @@ def records(source: Source, start: int, end: int | None, options: Options) -> It
 
 def line_of(block: Block, start: int, stop: int) -> bytes:
     """The bytes of one line of a block, copied once."""
-    return bytes(memoryview(block.data)[start:stop])
+    data = block.data
+    return data[start:stop] if isinstance(data, bytes) else bytes(memoryview(data)[start:stop])
 
 
 _BLANK = b" \t\r\n"
@@ -263,7 +264,7 @@ def judge(offset: int, line: bytes, *, terminated: bool) -> Located | Damage | N
     """One line without its LF: a record, damage, or None where it is blank."""
     length = len(line)
     line = line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line
-    if not line[:_BLANK_BYTES].strip(_BLANK) and not line.strip(_BLANK):
+    if not line.startswith(b"{") and not line[:_BLANK_BYTES].strip(_BLANK) and not line.strip(_BLANK):
         return None
     try:
         return Located(offset, length, decode(line))
