@@ -50,12 +50,12 @@ def arguments(about: str | None, **more: Mapping[str, Any]) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, how in more.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **how)
-    parser.add_argument("--rounds", type=int, help="paired rounds (5; quick: 3)")
+    parser.add_argument("--rounds", type=int, help="paired rounds (5; quick: 2)")
     parser.add_argument("--folder", help="where homes are made and kept; else a temporary one, removed at the end")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     asked = parser.parse_args()
-    asked.rounds = asked.rounds or (3 if asked.quick else 5)
+    asked.rounds = asked.rounds or (2 if asked.quick else 5)
     asked.mode = "quick" if asked.quick else "full"
     return asked
 

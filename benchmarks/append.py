@@ -25,7 +25,6 @@ from _machine import spread
 from _pool import Pool, serve
 from _report import Report, Row, arguments, numbers, publish
 
-WRITERS = (1, 8)
 BATCHES = (1, 50)
 DURABILITIES = ("buffered", "durable", "turn")
 APPENDS_A_TURN = 50
@@ -50,11 +49,11 @@ def main() -> None:
         return
     asked = arguments(
         __doc__,
-        seconds={"type": float, "help": "how long each measurement takes (0.5; quick: 0.2)"},
-        writers={"type": numbers, "help": "how many processes (1,8; quick: 1,8)"},
+        seconds={"type": float, "help": "how long each measurement takes (0.5; quick: 0.1)"},
+        writers={"type": numbers, "help": "how many processes (1,8; quick: 1,4)"},
     )
-    asked.seconds = asked.seconds or (0.2 if asked.quick else 0.5)
-    asked.writers = asked.writers or WRITERS
+    asked.seconds = asked.seconds or (0.1 if asked.quick else 0.5)
+    asked.writers = asked.writers or ((1, 4) if asked.quick else (1, 8))
     folder = Path(tempfile.mkdtemp(prefix="rolloutdb-append-", dir=asked.folder))
     try:
         rows = measure(folder, asked)

@@ -50,7 +50,6 @@ def main() -> None:
     )
     asked.appends = asked.appends or (15 if asked.quick else 40)
     asked.threads = asked.threads or ((10,) if asked.quick else (10, 1000))
-    asked.rounds = min(asked.rounds, 2) if asked.quick else asked.rounds
     folder = Path(tempfile.mkdtemp(prefix="rolloutdb-follow-", dir=asked.folder))
     try:
         rows = measure(folder, asked)
