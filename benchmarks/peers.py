@@ -43,6 +43,7 @@ PACKAGES = (
 OURS = ("engine", "bare")
 THEIRS = ("eventsourcing", "umadb", "langgraph", "openai-agents")
 EVENTS_A_THREAD = 1_000
+WORK = ["append", "replay", "rebuild", "newest"]
 
 
 class Work(NamedTuple):
@@ -62,7 +63,7 @@ def main() -> None:
         writers={"type": numbers, "help": "how many processes append (1,2,4,8; quick: 1,4)"},
         events={"type": numbers, "help": "how many are replayed and rebuilt from (100000; quick: 4000)"},
         threads={"type": int, "help": "how many of which the newest are listed (100,000; quick: 1,000)"},
-        only={"help": "a part of the work: append, replay, rebuild, newest"},
+        only={"type": lambda text: text.split(","), "default": WORK, "help": f"some of the work: {','.join(WORK)}"},
         env={"type": Path, "default": ENVIRONMENT, "help": "where the peers are installed (.venv-peers)"},
     )
     asked.seconds = asked.seconds or (0.1 if asked.quick else 0.4)
@@ -107,7 +108,7 @@ def measure(kept: Path, folder: str, asked: argparse.Namespace) -> Report:
             pools[name] = stack.enter_context(Pool([python, str(HERE / "_stores.py"), name], 1))
         abouts = {name: ask(pools[name], "about", folder=fresh(folder)) for name in pools}
         works = [*appends(pools, folder, asked), *reads(pools, folder, asked), *lists(pools, kept, folder, asked)]
-        works = [work for work in works if asked.only is None or work.group.startswith(asked.only)]
+        works = [work for work in works if work.group.startswith(tuple(asked.only))]
         found: dict[str, dict[str, list[Mapping[str, float]]]] = {}
         for number in range(asked.rounds):
             say(f"peers: round {number + 1} of {asked.rounds}")
@@ -154,7 +155,7 @@ def reads(pools: Mapping[str, Pool], folder: str, asked: argparse.Namespace) -> 
     """Stores that were filled once, read in every round."""
     stores = ("engine", *THEIRS)
     works = []
-    for count in asked.events if asked.only in (None, "replay", "rebuild") else ():
+    for count in asked.events if {"replay", "rebuild"} & set(asked.only) else ():
         threads = max(1, count // EVENTS_A_THREAD)
         places = {name: fresh(folder) for name in stores}
         for name in stores:
@@ -180,7 +181,7 @@ def reads(pools: Mapping[str, Pool], folder: str, asked: argparse.Namespace) -> 
 
 def lists(pools: Mapping[str, Pool], kept: Path, folder: str, asked: argparse.Namespace) -> list[Work]:
     """The newest 25; the engine's threads are rollouts of three lines, the others' one event."""
-    if asked.only not in (None, "newest"):
+    if "newest" not in asked.only:
         return []
     stores = ("engine", *THEIRS)
     home = ensure_home(kept, f"small-{asked.threads}", lambda place: make_small(place, asked.threads))
