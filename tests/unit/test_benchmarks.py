@@ -17,6 +17,12 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
+@pytest.fixture(autouse=True)
+def this_engine(monkeypatch):
+    """The processes of a benchmark import the engine of this checkout, whatever is installed."""
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent))
+
+
 @pytest.fixture
 def load(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
