@@ -211,12 +211,8 @@ def test_many_processes_on_one_home_are_measured_without_a_busy_error(tmp_path) 
     ]
     assert all(row["values"]["busy_errors"]["max"] == 0 for row in rows if row["case"] != "bare")
     each = {row["case"]: row["values"] for row in rows if row["group"] == "1 process"}
-    of_first = each["every event upserted"]
-    assert of_first["transactions_a_second"]["median"] > of_first["events_a_second"]["median"], "a transaction an event"
-    assert (
-        each["coalesced flush"]["transactions_a_second"]["median"]
-        < each["coalesced flush"]["events_a_second"]["median"]
-    )
+    assert each["every event upserted"]["transactions_a_hundred_events"]["min"] >= 100, "one an event, at least"
+    assert {name for name in each["bare"] if name.startswith(("transactions", "busy", "list"))} == set()
     assert ET.parse(chart).getroot().tag.endswith("svg")
 
 
