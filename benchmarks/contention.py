@@ -152,10 +152,17 @@ def summary(answers: list[dict[str, Any]]) -> dict[str, float]:
         "append_p50_us": appends[len(appends) // 2],
         "append_p99_us": appends[len(appends) * 99 // 100],
         "append_worst_ms": appends[-1] / 1000,
-        "list_p50_ms": lists[len(lists) // 2] / 1000 if lists else 0.0,
-        "list_p99_ms": lists[len(lists) * 99 // 100] / 1000 if lists else 0.0,
-        "list_worst_ms": lists[-1] / 1000 if lists else 0.0,
         "bytes_written_an_event": sum(each["bytes_written"] for each in answers) / count,
+        **(_of_lists(lists) if lists else {}),
+    }
+
+
+def _of_lists(lists: list[float]) -> dict[str, float]:
+    """Some measurements are over before the first list is due."""
+    return {
+        "list_p50_ms": lists[len(lists) // 2] / 1000,
+        "list_p99_ms": lists[len(lists) * 99 // 100] / 1000,
+        "list_worst_ms": lists[-1] / 1000,
     }
 
 
@@ -166,8 +173,9 @@ def rows_of(found: Mapping[Case, list[dict[str, float]]]) -> list[Row]:
         first = found[Case(FIRST, case.processes, case.hz)]
         bare = found[Case(BARE, case.processes, case.hz)]
         is_bare = case.variant is BARE
+        names = [name for name in runs[0] if all(name in each for each in runs)]
         values = {
-            name: spread([each[name] for each in runs]) for name in runs[0] if not (is_bare and _is_of_tables(name))
+            name: spread([each[name] for each in runs]) for name in names if not (is_bare and _is_of_tables(name))
         }
         ratios = {}
         if not is_bare:
