@@ -73,8 +73,10 @@ def arguments() -> argparse.Namespace:
 
 
 def names() -> list[str]:
-    """Every benchmark there is, but the one that needs a program from elsewhere and this one."""
-    found = sorted(path.stem for path in HERE.glob("[a-z]*.py"))
+    """Every benchmark that reports in the one form, but the one that needs a program from elsewhere."""
+    found = sorted(
+        path.stem for path in HERE.glob("[a-z]*.py") if "from _report import Report" in path.read_text("utf-8")
+    )
     return [name for name in found if name not in (Path(__file__).stem, NEEDS_A_PROGRAM)]
 
 

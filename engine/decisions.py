@@ -22,10 +22,9 @@ class Decisions:
         self._journal = journal
         self._facts = facts
 
-    def record(self, tag: str, thread_id: str, **fields: Any) -> None:
-        """Write down a decision. Raises what `Journal.append` does, and `InvalidRequest`."""
-        self._journal.append([
-            item_of({"type": "home_event", "payload": {"type": tag, "thread_id": thread_id, **fields}})
-        ])  # fmt: skip
+    def record(self, tag: str, thread_id: str | None, **fields: Any) -> None:
+        """Write down a decision about a thread, or about none. Raises what `Journal.append` does, and `InvalidRequest`."""
+        about = {} if thread_id is None else {"thread_id": thread_id}
+        self._journal.append([item_of({"type": "home_event", "payload": {"type": tag, **about, **fields}})])
         with contextlib.suppress(EngineError):
             self._facts.catch_up()

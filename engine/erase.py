@@ -2,9 +2,9 @@
 
 An erasure is announced in the journal before the first byte goes and noted as done after the last, and every step can be
 done twice; one that was cut short is finished when the home is opened. The steps: rollouts to the trash or away, the
-thread's records in the journal and its names in `session_index.jsonl` filled over, what lies in quarantine removed, rows
-and facts removed and the databases written anew, so that no free page keeps what was in them. A thread that others go on
-from is erased only together with them.
+thread's records in the journal and its names in `session_index.jsonl` filled over, its log records blanked, what lies in
+quarantine removed, rows and facts removed and the databases written anew, so that no free page keeps what was in them. A
+thread that others go on from is erased only together with them.
 
 The locks of all of these threads are taken first. Files are removed, not overwritten: what the medium keeps of them is its
 own affair.
@@ -81,6 +81,7 @@ class Eraser:
             rollouts=rollouts,
             journal_records=len(self._holdings.journal_lines(thread_ids)),
             session_index_lines=len(self._index_lines(thread_ids)),
+            log_records=self._parts.logs.count(thread_ids),
             rows=rows,
             quarantine=[FileReach(path.removeprefix(state), size) for path, size in self._quarantined(thread_ids)],
             trash=[FileReach(path.removeprefix(state), size) for path, size in self._trashed(thread_ids)],
@@ -162,6 +163,7 @@ class Eraser:
             journal = self._parts.journal.fill(lambda line: _journal_filled(line, thread_ids))
             index = self._fill_index(thread_ids)
             sides = self._forget_in_sides(thread_ids)
+            logged = self._parts.logs.forget(thread_ids)
             quarantine = [size for path, size in self._quarantined(thread_ids) if self._remove_aside(path)]
             rows = self._remove_rows(thread_ids)
             self._parts.facts.rebuild()
@@ -172,6 +174,7 @@ class Eraser:
             StoreReceipt("trash", sum(count for count, _ in dropped), sum(size for _, size in dropped)),
             StoreReceipt("journal", *journal),
             StoreReceipt(SESSION_INDEX, *index),
+            StoreReceipt("logs", *logged),
             StoreReceipt("quarantine", len(quarantine), sum(quarantine)),
             *(StoreReceipt(f"state, {table}", count, 0) for table, count in rows.items()),
             *(StoreReceipt(name, count, 0) for name, count in sides.items()),
@@ -352,13 +355,17 @@ _TABLES = {
     "streams": "path IN (SELECT value FROM json_each(:paths))",
     "watermarks": "stream IN (SELECT value FROM json_each(:paths))",
     "set_aside": "stream IN (SELECT value FROM json_each(:paths))",
+    "goals": "stream IN (SELECT value FROM json_each(:paths))",
     "divergences": "thread_id IN (SELECT value FROM json_each(:ids))",
     "failures": "path IN (SELECT value FROM json_each(:paths))",
 }
 """Where rows of a thread are, and by what they are found. Facts follow the journal."""
 
 _PATHS = "SELECT path FROM streams WHERE thread_id IN (SELECT value FROM json_each(:ids))"
-_SPAWNED = "SELECT id FROM threads WHERE parent_thread_id IN (SELECT value FROM json_each(:ids)) ORDER BY id"
+_SPAWNED = """
+    SELECT id FROM threads WHERE parent_thread_id IN (SELECT value FROM json_each(:ids))
+    UNION SELECT thread_id FROM agents WHERE parent_thread_id IN (SELECT value FROM json_each(:ids)) ORDER BY 1
+"""
 
 
 _REAPPEARED = """

@@ -147,6 +147,56 @@ class BundleUnusable(EngineError):
     """The bundle is cut, altered or no bundle; nothing was written."""
 
 
+class AgentPathAmbiguous(InvalidRequest):
+    """Several agents have this path; `agents` are their ids."""
+
+    def __init__(self, message: str, *, agents: list[str], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.agents = agents
+
+
+class AgentCycle(InvalidRequest):
+    """An agent would be above itself; nothing was written."""
+
+
+class DeviceKeyInvalid(InvalidRequest):
+    """What was given is no id of a device key; neither provider nor store was asked."""
+
+
+class DevicePayloadInvalid(InvalidRequest):
+    """What is to be signed is not what a device key signs; neither provider nor store was asked."""
+
+
+class DeviceKeyNotFound(EngineError):
+    """No account and client are bound to the device key, or its provider does not have it."""
+
+    exit_code = 2
+
+
+class DeviceKeyForeign(EngineError):
+    """What is to be signed is of another account or client than the key is bound to; nothing was signed."""
+
+
+class DeviceKeyRefused(EngineError):
+    """The policy does not allow a key of such protection; none was kept."""
+
+
+class DeviceKeyUnsupported(EngineError):
+    """There is no provider of device keys here."""
+
+
+class DeviceKeyUnusable(EngineError):
+    """The provider's key, or the file that holds it, is in no state to be used."""
+
+
+class BindingNotStored(EngineError):
+    """A device key was made and could not be bound; `errors` are what failed, the removal of the key among them if it did."""
+
+    def __init__(self, message: str, *, errors: list[Exception], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.errors = errors
+
+
 class ThreadArchived(EngineError):
     """The thread is archived; it has to be brought back before it can be appended to."""
 

@@ -20,6 +20,7 @@ from engine.events.record import Rejected, decode
 from engine.options import Options
 from engine.projections import thread_facts
 from engine.projections.facts import Facts
+from engine.projections.logs import LogTable
 from engine.projections.projection import Projection
 from engine.projections.runner import Runner, Stale
 from engine.projections.sides import Sides
@@ -48,6 +49,7 @@ class RemovalParts(NamedTuple):
     runner: Runner
     projections: Sequence[Projection]
     sides: Sides
+    logs: LogTable
     facts: Facts
     journal: Journal
     options: Options

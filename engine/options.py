@@ -61,8 +61,73 @@ class Options:
     background_scan_s: float = 30.0
     """How often an open engine looks at the home by itself and catches up; 0 is never. More often costs a stat a file."""
 
+    goals: bool = True
+    """Whether threads have goals: without, every call of `engine.goals` is refused, and a fork is given none."""
+
     follow_poll_ms: int = 100
     """How often a follower looks at what is busy where no event tells of changes. Lower costs processor time, higher delay."""
 
     follow_streams_warm: int = 1_000
     """Streams whose digest a follower can carry on; of others it reads again what it gave, once they change."""
+
+    log_queue_records_max: int = 8_192
+    """Log records that may wait for the writer thread; a full queue drops the newest, and the log says how many."""
+
+    log_queue_bytes_max: int = 16 * 1024 * 1024
+    """What they may take in memory."""
+
+    log_batch_records: int = 1_024
+    """So many waiting log records are written at once, without waiting for `log_interval_ms`."""
+
+    log_interval_ms: int = 200
+    """How long a log record may wait for others to be written with: what a killed process loses of its log."""
+
+    log_close_wait_ms: int = 2_000
+    """How long closing a log handler, and the end of the process, waits for what is still to be written."""
+
+    log_body_bytes_max: int = 256 * 1024
+    """What a log record says beyond this is cut, and marked."""
+
+    log_segment_bytes_max: int = 4 * 1024 * 1024
+    """A log segment that is larger is closed and a new one begun; whole segments are what retention removes."""
+
+    log_process_bytes_max: int = 64 * 1024 * 1024
+    """Log segments of one process beyond this are removed, the oldest first."""
+
+    log_store_bytes_max: int = 256 * 1024 * 1024
+    """Log segments of a home beyond this are removed, the oldest first; those being written are never."""
+
+    log_segments_max: int = 4_096
+    """Log segments of a home: of many short processes each leaves a small one."""
+
+    log_age_s_max: int = 10 * 24 * 3600
+    """Older log segments and rows are removed."""
+
+    log_levels: tuple[tuple[str, str], ...] = (("", "INFO"),)
+    """Which log records get a row: (target, least level), the longest target that fits decides; the empty one fits all."""
+
+    log_partition_bytes_max: int = 10 * 1024 * 1024
+    """Estimated bytes of the log records of a thread, or of a process beside threads, that keep their rows."""
+
+    log_partition_rows_max: int = 1_000
+    """Rows of the log records of a thread, or of a process beside threads."""
+
+    log_rows_max: int = 1_000_000
+    """Rows of all log records of a home: some 50 bytes each."""
+
+    log_fill_records: int = 50_000
+    """Log records that are looked at between two transactions on the table of logs. More write less: what would be removed
+    again in the same transaction is not written at all."""
+
+    log_fill_bytes_min: int = 256 * 1024
+    """The background leaves less than this, and less than the table has (up to 16 MiB), to whoever asks: a transaction writes
+    whole pages, whatever it is for."""
+
+    log_fill_budget_ms: int = 1_000
+    """How long a question about logs may fill the table before it answers with what there is, and tells the lag."""
+
+    log_export_bytes_max: int = 10 * 1024 * 1024
+    """A feedback export is no longer than this."""
+
+    wal_bytes_max: int = 16 * 1024 * 1024
+    """At this size of its -wal the table of logs is not filled on, until the reader who keeps it from shrinking is done."""

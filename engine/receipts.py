@@ -33,6 +33,7 @@ class Reach(Struct, frozen=True, kw_only=True):
     rollouts: list[FileReach]
     journal_records: int
     session_index_lines: int
+    log_records: int
     rows: dict[str, int]
     quarantine: list[FileReach]
     trash: list[FileReach]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from engine import __version__
+from engine.agents import Agents
 from engine.audit.compare import Auditor
 from engine.audit.findings import AuditReport
 from engine.audit.foreign import CodexAuditor, CodexReport
@@ -20,14 +22,16 @@ from engine.audit.foreign_why import Explanation, explain
 from engine.audit.parts import AuditParts
 from engine.audit.plan import Plan
 from engine.audit.repair import Repairer, RepairParts, RepairReport
-from engine.audit.sides import side_findings
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
+from engine.decisions import Decisions
 from engine.erase import Eraser
 from engine.errors import EngineError, ReadOnlyHome, StoreError
 from engine.follow import Follower
+from engine.goals import Goals
 from engine.history import Items, Turns
 from engine.holdings import RemovalParts
+from engine.logs.reading import Logs
 from engine.options import Options
 from engine.projections import thread_facts
 from engine.projections.backfill import Backfill, BackfillReport, Progress
@@ -35,15 +39,20 @@ from engine.projections.background import Background
 from engine.projections.catchup import CatchUp
 from engine.projections.check import Checker
 from engine.projections.facts import Facts
+from engine.projections.filling import Filled, Filling
 from engine.projections.flush import Flush
 from engine.projections.fresh import QUERY_WAIT_MS, Fresh
 from engine.projections.history import History
+from engine.projections.logs import LogParts, LogTable
 from engine.projections.own import Guarded, Projection, guarded
 from engine.projections.own_rows import OwnRows, readers, side_of
 from engine.projections.rebuild import Rebuild
 from engine.projections.registry import BUILT_IN
-from engine.projections.runner import Runner
-from engine.projections.side import Parts
+from engine.projections.runner import Runner, Stale
+from engine.projections.search_hits import SearchPage
+from engine.projections.search_index import SearchIndex, search_side
+from engine.projections.search_list import Role, SearchQuery, SearchSort
+from engine.projections.side import Parts, Side
 from engine.projections.sides import Sides, erased_among
 from engine.projections.status import Status, read_status
 from engine.projections.turn_index import TurnIndex, history_side
@@ -59,6 +68,9 @@ from engine.stores.sqlite import Database, remove_older_shapes
 from engine.thread import WriterParts
 from engine.threads import Threads
 from engine.writers import Writers
+
+if TYPE_CHECKING:
+    from engine.device_keys import HomeKeys
 
 STATE_SHAPE = 1
 JOBS_SHAPE = 1
@@ -95,6 +107,13 @@ class Engine:
         """By name, the rows of the projections that were given to `engine.open`."""
         return self._own_rows
 
+    @cached_property
+    def device_keys(self) -> HomeKeys:
+        """The device keys that are bound in this home; see `engine.device_keys`."""
+        from engine.device_keys import Bindings, HomeKeys  # noqa: PLC0415 - asyncio is slow to import, and few need it
+
+        return HomeKeys(Bindings(self._fresh, self._decisions), self._clock)
+
     def backfill(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
         """Bring every row up to date with every rollout; see `engine.projections.backfill`."""
         self._alive.check()
@@ -104,7 +123,7 @@ class Engine:
             self._database.checkpoint()
         if report.status == "complete" and self._home.state is not None:
             remove_older_shapes(self._home.state, "state", STATE_SHAPE, clock=self._clock, files=self._files)
-        self._sides.catch_up()
+        self._sides.fill(progress or _show_nothing)
         return report
 
     def rebuild(
@@ -115,11 +134,14 @@ class Engine:
         workers: int = 0,
         progress: Callable[[Progress], None] | None = None,
     ) -> BackfillReport:
-        """Fold anew all there is, one projection (`threads`, `facts`) or one thread; see `engine.projections.rebuild`.
+        """Fold anew all there is, one projection (`threads`, `facts`, `turns`, `search`) or one thread.
 
-        A damaged database is set aside first. Raises `InvalidRequest`, `ThreadNotFound`.
+        See `engine.projections.rebuild`. A damaged database is set aside first. Raises `InvalidRequest`, `ThreadNotFound`.
         """
         self._alive.check()
+        side = None if projection is None else self._sides.of(projection)
+        if side is not None:
+            return self._rebuild_side(side, thread_id, progress or _show_nothing)
         opened = self._database.opened
         if not self._is_whole():
             self._database.replace_once(opened)
@@ -127,7 +149,9 @@ class Engine:
             lambda: self._rebuild.run(thread_id, projection, workers=workers, progress=progress)
         )
         if thread_id is None and projection is None:
-            self._sides.rebuild()
+            self._sides.fill(progress or _show_nothing, rebuild=True)
+        elif projection is None:
+            self._sides.owe([each.path for each in self._history.rollouts(str(thread_id))])
         return report
 
     def audit(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
@@ -140,9 +164,7 @@ class Engine:
             self._backfill.run()
         with contextlib.suppress(StoreError):
             self._flush.flush()
-        report = self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
-        report.findings.extend(side_findings(self._side_parts, self._sides))
-        return report
+        return self._fresh.mending(lambda: self._auditor.run(deep=deep, progress=progress))
 
     def repair(
         self,
@@ -164,8 +186,10 @@ class Engine:
         with contextlib.suppress(StoreError):
             self._flush.flush()
         if dry_run:
-            return self._repairer.plan(deep=deep, progress=progress)
-        return self._repairer.run(wanted=plan, offline=offline, deep=deep, progress=progress)
+            return self._fresh.mending(lambda: self._repairer.plan(deep=deep, progress=progress))
+        return self._fresh.mending(
+            lambda: self._repairer.run(wanted=plan, offline=offline, deep=deep, progress=progress)
+        )
 
     def audit_codex(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> CodexReport:
         """Compare the Codex CLI's own databases with the rollouts; needs no table of ours, and leaves no trace in theirs.
@@ -218,6 +242,45 @@ class Engine:
             files=self._files,
         )
 
+    def search(
+        self,
+        query: str,
+        *,
+        thread_id: str | None = None,
+        roles: Sequence[Role] | None = None,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        cwd: str | Sequence[str] | None = None,
+        archived: bool | None = None,
+        sort: SearchSort = "rank",
+        limit: int = 25,
+        cursor: str | None = None,
+    ) -> SearchPage:
+        """A page of what users and agents said, and of names of threads, in which all that is sought is there.
+
+        `query` is words, "phrases in quotes" and beginnings of words (`word*`); case and accents do not count. `roles` are some
+        of user, agent (final answers, and messages without a phase) and name; times are Unix milliseconds, from `since_ms` and
+        before `until_ms`; `cwd` is one folder or several. `sort` is rank (of equal ones the newest first), newest or oldest;
+        `limit` 0 is all. With `thread_id` it is the messages that this thread shows, those of what it was forked from among
+        them; else a message is found in the thread that holds it. `partial` is None where all of it is indexed. Raises
+        `InvalidRequest`, `InvalidCursor`, `ThreadNotFound`, `TruthGone`, `RolloutUnreadable`, `StoreError`.
+        """
+        self._alive.check()
+        return self._search.search(
+            SearchQuery(
+                query=query,
+                thread_id=thread_id,
+                roles=roles,
+                since_ms=since_ms,
+                until_ms=until_ms,
+                cwds=[cwd] if isinstance(cwd, str) else cwd,
+                archived=archived,
+                sort=sort,
+                limit=limit,
+                cursor=cursor,
+            )
+        )
+
     def status(self) -> Status:
         """How the home stands: threads, lag, set-aside records, back-fill, counters, background."""
         self._alive.check()
@@ -259,6 +322,7 @@ class Engine:
         finally:
             self._flush.close()
             self._sides.close()
+            self._log_table.close()
             self._database.close()
             self._close_jobs()
 
@@ -271,6 +335,22 @@ class Engine:
     def _fill(self, workers: int, progress: Callable[[Progress], None] | None) -> BackfillReport:
         self._facts.catch_up()
         return self._backfill.run(workers=workers, progress=progress)
+
+    def _rebuild_side(self, side: Side, thread_id: str | None, show: Callable[[Progress], None]) -> BackfillReport:
+        """Fold one side database anew, or one thread in it."""
+        started = self._clock.elapsed_s()
+        if thread_id is None:
+            filled = self._filling.fill(side, show, rebuild=True)
+        else:
+            self._history.row(thread_id)
+            found = self._history.rollouts(thread_id)
+            side.owe([each.path for each in found])
+            side.fold([Stale(each, known=True) for each in found])
+            filled = Filled(len(found), sum(each.stat.size for each in found), [], joined=False)
+        report = self._backfill.report(
+            started, files=filled.files, size=filled.bytes, failed=filled.failed, joined=filled.joined
+        )
+        return replace(report, status="pending" if filled.failed else "complete")
 
     def _tend(self, rest: Callable[[], bool]) -> None:
         """The chore of the background: what new, changed and outdated files give, politely."""
@@ -326,7 +406,9 @@ class Engine:
         self._side_parts = Parts(home, options, clock, files, erased_among(database))
         own_sides = [side_of(self._side_parts, own) for own in self._owned]
         history_rows = history_side(self._side_parts)
-        self._sides = Sides(self._side_parts, [*own_sides, history_rows])
+        search_rows = search_side(self._side_parts)
+        self._filling = Filling(self._leases, options=options, clock=clock)
+        self._sides = Sides(self._side_parts, [*own_sides, history_rows, search_rows], self._filling)
         self._own_rows = readers(self._owned, own_sides, self._alive)
         checker = Checker(home, options, files)
         self._counters = Counters()
@@ -337,12 +419,33 @@ class Engine:
         self._facts = Facts(home, database, journal, options=options, clock=clock, files=files)
         catch_up = CatchUp(home, self._runner, database, options=options, clock=clock, files=files)
         self._fresh = fresh = Fresh(database, self._flush, self._facts, catch_up, self._alive)
-        self._rebuild = Rebuild(home, self._runner, database, self._backfill, self._facts, clock=clock, files=files)
+        self._rebuild = Rebuild(
+            home,
+            self._runner,
+            database,
+            self._backfill,
+            self._facts,
+            others=[side.title for side in self._sides],
+            clock=clock,
+            files=files,
+        )
         self._history = history = History(home, database, fresh, options=options, files=files)
         parts = WriterParts(home, self._flush, history, self._alive, self._counters, options, clock, files)
         self._writers = Writers(parts, journal, self._facts, version=__version__)
+        self._log_table = LogTable(LogParts(home, self._leases, options, clock, files))
+        self.logs = Logs(self._log_table, self._alive, options=options, files=files)
         removal = RemovalParts(
-            home, database, self._runner, BUILT_IN, self._sides, self._facts, journal, options, clock, files
+            home,
+            database,
+            self._runner,
+            BUILT_IN,
+            self._sides,
+            self._log_table,
+            self._facts,
+            journal,
+            options,
+            clock,
+            files,
         )
         self._eraser, self._redactor, bundler = Eraser(removal), Redactor(removal), Bundler(removal)
         self.threads = Threads(
@@ -358,9 +461,20 @@ class Engine:
             clock=clock,
             files=files,
         )
-        index = TurnIndex(home, history_rows, history, options=options, files=files)
+        self._decisions = Decisions(journal, self._facts)
+        self.agents = Agents(home, fresh, self._decisions, self.threads)
+        self.goals = Goals(parts, self._writers, fresh, self._facts, journal)
+        self._background = Background(
+            {"tend": self._tend, "sides": self._sides.tend, "logs": self._log_table.tend},
+            interval_s=options.background_scan_s,
+            clock=clock,
+        )
+        index = TurnIndex(home, history_rows, history, self._background.wake, options=options, clock=clock, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
-        audited = AuditParts(home, database, self._jobs, checker, self._facts, journal, options, clock, files)
+        self._search = SearchIndex(home, search_rows, history, fresh, options=options, files=files)
+        audited = AuditParts(
+            home, database, self._jobs, checker, self._facts, journal, self._sides, options, clock, files
+        )
         self._auditor = Auditor(audited)
         finish = {
             thread_facts.ARCHIVE_BEGUN: self._writers.finish_archives,
@@ -371,10 +485,11 @@ class Engine:
         self._repairer = Repairer(
             RepairParts(audited, self._auditor, self._runner, self._backfill, self._counters, finish)
         )
-        self._background = Background(
-            {"tend": self._tend, "sides": self._sides.tend}, interval_s=options.background_scan_s, clock=clock
-        )
         self._codex = CodexAuditor(home, options=options, clock=clock, files=files)
+
+
+def _show_nothing(progress: Progress) -> None:
+    """Nobody wants to see it."""
 
 
 def open(  # noqa: A001 - `engine.open(home)` reads as it should

@@ -7,6 +7,7 @@ the rows follow later. Safe to call from many threads; one turn at a time is the
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,6 +94,8 @@ class Thread:
         self._mutex = threading.Lock()
         """Guards the settings and the usage."""
         self._closed = False
+        self._closing = threading.RLock()
+        """Held while it is closed, and by who needs it open for a moment."""
         self._tell_closed = closed
         self._may_be_open = may_be_open
 
@@ -100,6 +103,11 @@ class Thread:
     def id(self) -> str:
         """The thread's id."""
         return self._identity.id
+
+    @property
+    def path(self) -> str:
+        """Its rollout's logical path; with the first append there is a file."""
+        return self._identity.path
 
     @property
     def history_mode(self) -> str:
@@ -218,13 +226,22 @@ class Thread:
         """Sync, give the lock back; a second call does nothing. In a forked child it only lets go of the copy."""
         if self._closed or self._lock.forked:
             return
-        self._closed = True
-        try:
-            self._recorder.close()
-        finally:
-            self._lock.release()
-            self._parts.flush.note_closed(self._identity.path)
-            self._tell_closed(self)
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._recorder.close()
+            finally:
+                self._lock.release()
+                self._parts.flush.note_closed(self._identity.path)
+                self._tell_closed(self)
+
+    @contextlib.contextmanager
+    def kept_open(self) -> Iterator[bool]:
+        """Whether it is open; where it is, another thread of the process that closes it waits for the block to end."""
+        with self._closing:
+            yield not self._closed
 
     def new_id(self) -> str:
         """A new id for a turn or an item."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.archives import Archives
+from engine.borrowing import OneByOne
 from engine.clock import timestamp_of
 from engine.decisions import Decisions
 from engine.errors import (
@@ -28,6 +29,8 @@ from engine.errors import (
     ThreadArchived,
     TruthGone,
 )
+from engine.events.compose import Raw
+from engine.events.goals import Inherit, decide
 from engine.events.item import Item, item_of, line_of
 from engine.events.payloads import SessionMeta
 from engine.events.permissions import sandbox_of
@@ -35,6 +38,7 @@ from engine.events.policy import LEGACY, PAGINATED
 from engine.projections import thread_facts
 from engine.projections.facts import Facts
 from engine.projections.forks import Boundary, boundary
+from engine.projections.goals import get_goal
 from engine.projections.thread_list import ThreadRow
 from engine.stores.git import git_facts
 from engine.stores.journal import Journal
@@ -88,6 +92,7 @@ class Writers:
         self._version = version
         self._mutex = threading.Lock()
         self._open: list[Thread] = []
+        self._one_by_one = OneByOne()
 
     def create(
         self,
@@ -147,12 +152,43 @@ class Writers:
         self._check_writable()
         check_durability(durability)
         thread_id = self._history.row(thread_id).id
+        with self._one_by_one.holding(thread_id):
+            return self._resumed(thread_id, adopt=adopt, durability=durability, settings=settings or {})
+
+    @contextlib.contextmanager
+    def borrowed(self, thread_id: str, *, adopt: bool = False) -> Iterator[Thread]:
+        """A thread to append to for a moment: the one that is open here, else one that is opened and closed again.
+
+        Raises as `resume` does.
+        """
+        self._check_writable()
+        with self.alone(thread_id) as here:
+            if here is not None:
+                with here.kept_open() as is_open:
+                    if is_open:
+                        yield here
+                        return
+            found = self._resumed(self._history.row(thread_id).id, adopt=adopt, durability="durable", settings={})
+            with found:
+                yield found
+
+    @contextlib.contextmanager
+    def alone(self, thread_id: str) -> Iterator[Thread | None]:
+        """Nobody else of this process opens or borrows the thread meanwhile; given is the one that is open here."""
+        self._parts.alive.check()
+        thread_id = thread_id.lower()
+        with self._one_by_one.holding(thread_id):
+            with self._mutex:
+                here = next((each for each in self._open if each.id == thread_id), None)
+            yield here
+
+    def _resumed(self, thread_id: str, *, adopt: bool, durability: Durability, settings: Mapping[str, Any]) -> Thread:
         lock = self._lock(thread_id, "write", foreign=adopt)
         try:
             row, found = self._history.find(thread_id)
             is_own = self._check_appendable(row, found, adopt=adopt)
             found = self._settled(found)
-            now = changed_settings(_settings_of(row), settings or {})
+            now = changed_settings(_settings_of(row), settings)
             if found.compressed:
                 self._decompress(found)
             identity = Identity(row.id, found.path, row.history_mode)
@@ -171,8 +207,9 @@ class Writers:
     ) -> Thread:
         """A new thread that goes on from this one: at its end, through a turn, or before one.
 
-        A paginated thread is referred to, nothing is copied; a legacy one is copied up to the place. Needs no lock of the
-        source. Raises `InvalidRequest` for a turn that is not there or still open, `LineageBroken`, `RolloutUnreadable`.
+        A paginated thread is referred to, nothing is copied; a legacy one is copied up to the place. The goal as it is now
+        is the new thread's as well. Needs no lock of the source. Raises `InvalidRequest` for a turn that is not there or
+        still open, `LineageBroken`, `RolloutUnreadable`.
         """
         self._check_writable()
         check_durability(durability)
@@ -189,19 +226,32 @@ class Writers:
         new = self._new()
         meta = self._child_meta(new, row, where)
         identity = Identity(new.id, new.path, row.history_mode)
+        goal = self._inherited_goal(row.id, new)
         if where.base is None:
             lock = self._lock(new.id, "fork")
             with _released_on_error(lock):
                 self._write_copy(new, item_of(meta), where.copied)
-                return self._opened(identity, _settings_of(row), durability, None, lock, may_be_open=True)
-        start = Start(lambda: item_of(meta), where.base.end_ordinal_exclusive)
-        child = self._opened(identity, _settings_of(row), durability, start)
+                child = self._opened(identity, _settings_of(row), durability, None, lock, may_be_open=True)
+        else:
+            start = Start(lambda: item_of(meta), where.base.end_ordinal_exclusive)
+            child = self._opened(identity, _settings_of(row), durability, start)
         try:
-            child.begin()
+            if goal:
+                child.append(goal)
+            else:
+                child.begin()
         except BaseException:
             child.close()
             raise
         return child
+
+    def _inherited_goal(self, parent_id: str, new: _New) -> list[Raw]:
+        """What a fork's rollout says of the goal that it was given."""
+        if not self._parts.options.goals:
+            return []
+        with self._facts.database.read() as transaction:
+            goal = get_goal(transaction, parent_id)
+        return [] if goal is None else decide(new.id, None, Inherit(goal=goal), new.created_ms).records
 
     def rename(self, thread_id: str, name: str | None) -> None:
         """Give a thread a name, or take it away."""

@@ -1,8 +1,8 @@
 """Every class of finding as something that can be done to a home, and what is known of it.
 
 A seed breaks one thread in one way: in its file before the engine first sees it (`IN_THE_FILE`), after that in files or tables
-with the engine closed (`AFTERWARDS`), or while an engine has the home open (`OPEN`). A seed gives the finding of its name and
-no other.
+with the engine closed (`AFTERWARDS`), or while an engine has the home open (`OPEN`). A seed gives one finding of its class and
+no other. Most seeds are named for that class; the others say it (`class_of`).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Seeding:
         with self.path.open("ab") as file:
             file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
-    def sql(self, statement, **values):
-        with contextlib.closing(sqlite3.connect(self.home / "engine/state_1.sqlite")) as connection, connection:
+    def sql(self, statement, *, database="state", **values):
+        with contextlib.closing(sqlite3.connect(self.home / f"engine/{database}_1.sqlite")) as connection, connection:
             values = {"id": self.thread.id, "path": self.thread.path, "other": OTHER, **values}
             assert connection.execute(statement, values).rowcount == 1
 
@@ -176,10 +176,70 @@ def wrong_set_aside(seeding):
     )
 
 
+def wrong_goal(seeding):
+    """A goal that no record tells of; where the thread has one, another count."""
+    seeding.sql(
+        """INSERT INTO goals VALUES (:path, 'g', 'o', 'active', NULL, 0, 0, 1, 1, 0)
+           ON CONFLICT (stream) DO UPDATE SET tokens_used = goals.tokens_used + 1"""
+    )
+
+
 def truncated_file(seeding):
     """What is left begins as it did, and nothing of the end is told by digests of what is left."""
     content = seeding.path.read_bytes()
     os.truncate(seeding.path, content.rindex(b"\n", 0, -1) + 1)
+
+
+def of_class(name):
+    """Marks a seed that gives a class which others give, too."""
+
+    def marked(seed):
+        seed.class_ = name
+        return seed
+
+    return marked
+
+
+def class_of(seed):
+    """The class of the finding that a seed gives."""
+    return getattr(seed, "class_", seed.__name__)
+
+
+_ITS_ROLLOUT = "rollout = (SELECT number FROM rollouts WHERE path = :path)"
+
+
+def wrong_rows(seeding):
+    seeding.sql(
+        f'UPDATE turns SET completed_at_ms = completed_at_ms + 1 WHERE {_ITS_ROLLOUT} AND "offset" ='
+        f' (SELECT max("offset") FROM turns WHERE {_ITS_ROLLOUT})',
+        database="history",
+    )
+
+
+@of_class("wrong_rows")
+def missing_item_row(seeding):
+    first = f'(SELECT min("offset") FROM items WHERE {_ITS_ROLLOUT})'
+    seeding.sql(f'DELETE FROM items WHERE {_ITS_ROLLOUT} AND "offset" = {first}', database="history")
+
+
+@of_class("wrong_rows")
+def orphan_item_row(seeding):
+    """A row of a rollout that nothing names, so no thread is told."""
+    seeding.sql("INSERT INTO rollbacks SELECT max(number) + 1, 1, 2 FROM rollouts", database="history")
+
+
+@of_class("lying_watermark")
+def lying_turns_watermark(seeding):
+    seeding.sql("UPDATE watermarks SET ordinal = ordinal + 1 WHERE stream = :path", database="history")
+
+
+@of_class("wrong_set_aside")
+def wrong_turns_set_aside(seeding):
+    seeding.sql(
+        """INSERT INTO set_aside (stream, projection, "offset", length, kind, reason, bytes)
+           VALUES (:path, 'turns', 5, 1, NULL, 'nothing', x'00')""",
+        database="history",
+    )
 
 
 def newer_projection(seeding):
@@ -265,8 +325,14 @@ AFTERWARDS = [
     lying_watermark,
     wrong_stream,
     wrong_set_aside,
+    wrong_goal,
     rewritten_history,
     truncated_file,
+    wrong_rows,
+    missing_item_row,
+    orphan_item_row,
+    lying_turns_watermark,
+    wrong_turns_set_aside,
     newer_projection,
     duplicate_id,
     leftover_file,
@@ -280,7 +346,8 @@ OPEN = [wrong_fact, unfinished]
 """A start finishes what was begun, so this is only met where it was begun since."""
 
 SEEDS = [*IN_THE_FILE, *AFTERWARDS, *OPEN]
-WITHOUT_THREAD = ("unreadable", "stale_failure", "damaged_database")
+WITHOUT_THREAD = ("unreadable", "stale_failure", "damaged_database", "orphan_item_row")
+"""Seeds whose finding names no thread."""
 
 MENDED = {
     "missing_row",
@@ -293,6 +360,8 @@ MENDED = {
     "lying_watermark",
     "wrong_stream",
     "wrong_set_aside",
+    "wrong_goal",
+    "wrong_rows",
     "rewritten_history",
     "truncated_file",
     "torn_tail",
@@ -337,6 +406,5 @@ def _seed(phase, threads, copied, seeds, opened, afterwards):
     for seed, number in seeds:
         if seed in phase:
             thread = seed(Seeding(copied, threads[number], opened, afterwards)) or threads[number].id
-            name = seed.__name__
-            expected[name, None if name in WITHOUT_THREAD else thread] += 1
+            expected[class_of(seed), None if seed.__name__ in WITHOUT_THREAD else thread] += 1
     return expected

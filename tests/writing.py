@@ -43,8 +43,13 @@ def say(thread: Thread, *words: str) -> list[str]:
 
 
 def faults(e: engine.Engine, *, deep: bool = False) -> list[Any]:
-    """What an audit finds but for lag, and for what a killed process leaves lying: its lock, and files half written."""
-    return [each for each in e.audit(deep=deep).faults if each.class_ not in ("stale_lock", "leftover_file")]
+    """What an audit finds but for lag; what a killed process leaves (its lock, half-written files) is to go by a repair."""
+    found = e.audit(deep=deep).faults
+    left = [each for each in found if each.class_ in ("stale_lock", "leftover_file")]
+    if not left:
+        return found
+    e.repair()
+    return [*(each for each in found if each not in left), *e.audit(deep=deep).faults]
 
 
 def rollouts(home: Path) -> list[str]:

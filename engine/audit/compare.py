@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from engine.audit.decided import Decided
-from engine.audit.findings import LAG, REPAIR, AuditReport, Checked, Finding, by_place, finding
+from engine.audit.findings import LAG, AuditReport, Checked, Finding, by_place, finding
 from engine.audit.leftovers import Leftovers
 from engine.audit.parts import AuditParts, Looked
-from engine.audit.store import damaged, empty
+from engine.audit.sides import side_findings
+from engine.audit.store import damage_finding, damaged, empty
 from engine.audit.sweep import Sweep
 from engine.errors import StoreCorrupt
 from engine.projections.backfill import Progress
@@ -51,7 +52,7 @@ class Auditor:
             store.append(_corrupt(self._parts, error))
             look = _Look(self._parts, deep=deep, rows=False)
             found = look.first(progress)
-        findings = [*store, *_Patience(self._parts, look).settled(found)]
+        findings = [*store, *_Patience(self._parts, look).settled(found), *side_findings(self._parts, deep=deep)]
         sweep = look.sweep
         unknown = dict(sorted(sweep.unknown_kinds.items())) if deep else None
         checked = Checked(sweep.threads, sweep.records, sweep.bytes)
@@ -173,6 +174,4 @@ def _key(each: Finding) -> bytes:
 
 
 def _corrupt(parts: AuditParts, error: StoreCorrupt) -> Finding:
-    message = f"the {parts.database.name} database is damaged: {error.message}"
-    path = parts.shown(parts.database.path or parts.database.name)
-    return finding("damaged_database", message, mend=REPAIR, path=path, field=parts.database.name)
+    return damage_finding(parts, parts.database.name, parts.database.path, [error.message])

@@ -1,8 +1,8 @@
 """What was decided about threads: its rows beside the journal and the session index, and the journal by itself.
 
 The bytes that were followed are folded once more, into a database in memory, and the two are compared row by row. What
-the streams hold beyond that is no finding: every answer catches up with them first. Goals and memories, once they are
-rows, are compared here as well.
+the streams hold beyond that is no finding: every answer catches up with them first. Memories, once they are rows, are
+compared here as well.
 """
 
 from __future__ import annotations

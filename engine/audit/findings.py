@@ -17,9 +17,10 @@ REPAIR = "rolloutdb repair"
 REPAIR_OFFLINE = "rolloutdb repair --offline"
 """For files that a program that takes no lock of ours may be using: not before it has ended."""
 BACKFILL = "rolloutdb backfill"
-REBUILD = "rolloutdb rebuild"
+ENGINE_REPAIR = "Engine.repair()"
+"""For the rows of an application's own projections, of which the command knows nothing."""
 UPGRADE = "pip install -U rolloutdb"
-_MENDED_BY_REPAIR = (REPAIR, REPAIR_OFFLINE, BACKFILL)
+_MENDED_BY_REPAIR = (REPAIR, REPAIR_OFFLINE, BACKFILL, ENGINE_REPAIR)
 
 LAG = "lag"
 """The one class that is no fault: rows follow a rollout that is being written."""
@@ -36,7 +37,8 @@ CLASSES: dict[str, tuple[Severity, str]] = {
     "lying_watermark": ("error", "the watermark's own state is not what the bytes before it give"),
     "wrong_stream": ("error", "what the tables know of a rollout is not what the file says"),
     "wrong_set_aside": ("error", "the list of set-aside records is not what the bytes give"),
-    "wrong_rows": ("error", "the rows of a projection of one's own are not what the file says"),
+    "wrong_rows": ("error", "rows of turns and items, or of a projection of one's own, are not what the file says"),
+    "wrong_goal": ("error", "the row of a goal is not what the rollout's records say of it"),
     "rewritten_history": ("error", "the bytes before the watermark are not those that were followed"),
     "truncated_file": ("error", "the file is shorter than what was followed, and is what it was before that"),
     "newer_projection": ("warning", "a newer release wrote these rows, and they are left to it"),

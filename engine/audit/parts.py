@@ -10,6 +10,8 @@ from engine.clock import Clock
 from engine.options import Options
 from engine.projections.check import Checker
 from engine.projections.facts import Facts
+from engine.projections.side import Parts as SideParts
+from engine.projections.sides import Sides
 from engine.stores.files import Files, FileStat
 from engine.stores.journal import Journal
 from engine.stores.layout import Found, Home, locate
@@ -28,13 +30,19 @@ class AuditParts(NamedTuple):
     checker: Checker
     facts: Facts
     journal: Journal
+    sides: Sides
     options: Options
     clock: Clock
     files: Files
 
     @property
+    def side_parts(self) -> SideParts:
+        """What the side databases are compared with."""
+        return self.sides.parts
+
+    @property
     def databases(self) -> Sequence[Database]:
-        """The databases that stand in files."""
+        """The databases that stand in files, but for the side databases."""
         return [each for each in (self.database, self.jobs) if each is not None and each.path is not None]
 
     def shown(self, path: str) -> str:

@@ -28,6 +28,7 @@ Action = Literal[
     "refold_facts",
     "remove_row",
     "fold",
+    "fold_side",
     "index",
 ]
 """In the order in which steps are done: files before the rows that follow them."""
@@ -48,6 +49,7 @@ _DOES: dict[Action, str] = {
     "refold_facts": "write what was decided about threads anew, from its records",
     "remove_row": "remove the row",
     "fold": "fold the rollout from its beginning, and write its rows anew",
+    "fold_side": "remove the rows there that no rollout stands behind, and fold this one anew",
     "index": "bring all rows up to date",
 }
 _FACTS = frozenset(shape.table for shape in (*JOURNAL_TABLES, INDEX_NAMES))
@@ -90,9 +92,13 @@ def plan_of(home: str, findings: Iterable[Finding]) -> Plan:
         _, classes = found.setdefault(key, (step, set()))
         classes.add(each.class_)
     steps = [msgspec.structs.replace(step, classes=sorted(classes)) for step, classes in found.values()]
-    if any(step.action == "replace_database" and step.target == "state" for step in steps):
-        steps.append(_make("index", classes=["damaged_database"]))
-    return Plan(home=home, steps=sorted(steps, key=_in_order))
+    return Plan(home=home, steps=_with_index(steps))
+
+
+def replacing(databases: Iterable[str]) -> list[Step]:
+    """What to do about databases that turned out to be damaged when they were written to."""
+    steps = [_make("replace_database", classes=["damaged_database"], target=name) for name in databases]
+    return _with_index(steps)
 
 
 def save(plan: Plan, path: str, *, files: Files) -> None:
@@ -117,6 +123,13 @@ def load(path: str, home: str, *, files: Files) -> Plan:
             hint="Plan and apply with one release and home.",
         )
     return plan
+
+
+def _with_index(steps: list[Step]) -> list[Step]:
+    """In their order; new databases are filled, but for that of leases."""
+    if any(step.action == "replace_database" and step.target != "jobs" for step in steps):
+        steps = [*steps, _make("index", classes=["damaged_database"])]
+    return sorted(steps, key=_in_order)
 
 
 def _step(each: Finding) -> Step:
@@ -151,6 +164,16 @@ def _history(each: Finding) -> Step:
     return _facts(each) if each.field in _FACTS else _folded(each)
 
 
+def _aside(each: Finding) -> Step:
+    """Rows of the thread list have no field named here; those of a side database have its name before the table's."""
+    return _folded(each) if each.field is None else _side(each)
+
+
+def _side(each: Finding) -> Step:
+    database = (each.field or "").partition(".")[0]
+    return _make("fold_side", classes=[each.class_], path=each.path, thread_id=each.thread_id, target=database)
+
+
 def _facts(each: Finding) -> Step:
     return _make("refold_facts", classes=[each.class_])
 
@@ -165,6 +188,9 @@ _PLANNED: dict[str, Callable[[Finding], Step]] = {
     "orphan_row": _row,
     "rewritten_history": _history,
     "wrong_fact": _facts,
+    "wrong_rows": _side,
+    "wrong_set_aside": _aside,
+    "lying_watermark": _aside,
     "leftover_file": _left,
     "stale_lock": lambda each: _about("release_lock", each),
     "unfinished": lambda each: _about("finish", each, target=each.field),

@@ -17,8 +17,8 @@ from msgspec import Struct
 from engine.audit.compare import Auditor
 from engine.audit.findings import Finding
 from engine.audit.parts import AuditParts
-from engine.audit.plan import Plan, Step, plan_of
-from engine.errors import EngineError, RolloutUnusable, StoreBusy, ThreadBusy
+from engine.audit.plan import Plan, Step, plan_of, replacing
+from engine.errors import EngineError, RolloutUnusable, StoreBusy, StoreCorrupt, ThreadBusy
 from engine.projections.backfill import Backfill, Progress
 from engine.projections.runner import Runner, Stale
 from engine.projections.thread_facts import unfinished_archives, unfinished_erasures, unfinished_redactions
@@ -28,6 +28,9 @@ from engine.stores.recorder import Counters, Recorder
 from engine.stores.recovery import Decision, decide, examine
 from engine.stores.rollouts import open_source
 from engine.stores.writer_lock import acquire
+
+ROUNDS_MAX = 3
+"""How often one repair audits and mends: what is mended may show what was hidden behind it."""
 
 Outcome = Literal["planned", "done", "skipped", "failed"]
 
@@ -75,6 +78,8 @@ class Repairer:
 
     def __init__(self, parts: RepairParts) -> None:
         self._parts = parts
+        self._met: set[str] = set()
+        """Databases whose damage a step met: an index that disagrees with its table shows when it is written to."""
         self._do: dict[str, Callable[[Step], object]] = {
             "replace_database": self._replace_database,
             "finish": self._finish,
@@ -86,6 +91,7 @@ class Repairer:
             "refold_facts": lambda _: self._parts.audit.facts.rebuild(),
             "remove_row": self._remove_row,
             "fold": self._fold,
+            "fold_side": self._fold_side,
             "index": lambda _: self._index(),
         }
 
@@ -117,9 +123,20 @@ class Repairer:
             if step not in plan.steps
         ]
         todo = [step for step in plan.steps if wanted is None or step in wanted.steps]
-        done = [self._carry_out(step, offline=offline) for step in todo]
-        if any(each.outcome == "done" for each in done):
+        done: list[StepResult] = []
+        for _ in range(ROUNDS_MAX):
+            self._met.clear()
+            now = [self._carry_out(step, offline=offline) for step in todo]
+            now += [self._carry_out(step, offline=offline) for step in replacing(sorted(self._met))]
+            done += now
+            if not any(each.outcome == "done" for each in now):
+                break
             report = self._parts.auditor.run(deep=deep, progress=progress)
+            # Damage may hide other damage: an index that lacks a row shows when the row is right again.
+            tried = [each.step for each in done]
+            todo = [step for step in plan_of(plan.home, report.findings).steps if step not in tried]
+            if wanted is not None or not todo:
+                break
         return RepairReport(home=plan.home, dry_run=False, steps=[*results, *done], left=report.faults)
 
     def _carry_out(self, step: Step, *, offline: bool) -> StepResult:
@@ -130,6 +147,9 @@ class Repairer:
             self._do[step.action](step)
         except (ThreadBusy, StoreBusy) as busy:
             return StepResult(step=step, outcome="skipped", reason=busy.message)
+        except StoreCorrupt as error:
+            self._met.update(self._named(error.path))
+            return StepResult(step=step, outcome="failed", reason=error.message)
         except EngineError as error:
             return StepResult(step=step, outcome="failed", reason=error.message)
         except OSError as error:
@@ -213,14 +233,29 @@ class Repairer:
 
     # --- rows ------------------------------------------------------------------------------------------------------
 
+    def _named(self, path: str | None) -> list[str]:
+        """The database of that path."""
+        audit = self._parts.audit
+        sides = [(side.name, side.path) for side in audit.sides]
+        return [name for name, at in (*((each.name, each.path) for each in audit.databases), *sides) if at == path]
+
     def _replace_database(self, step: Step) -> None:
         for database in self._parts.audit.databases:
             if database.name == step.target:
                 database.replace()
+        for side in self._parts.audit.sides:
+            if side.name == step.target:
+                side.replace()
 
     def _index(self) -> None:
         self._parts.audit.facts.catch_up()
         self._parts.backfill.run()
+        self._parts.audit.sides.catch_up()
+
+    def _fold_side(self, step: Step) -> None:
+        for side in self._parts.audit.sides:
+            if side.name == step.target:
+                side.refold(step.path)
 
     def _remove_row(self, step: Step) -> None:
         """Only where nothing stands behind it now."""
@@ -274,5 +309,6 @@ _REMOVE = {
     "streams": "DELETE FROM streams WHERE path = :path AND NOT EXISTS (SELECT 1 FROM watermarks WHERE stream = :path)",
     "watermarks": "DELETE FROM watermarks WHERE stream = :path AND NOT EXISTS (SELECT 1 FROM streams WHERE path = :path)",
     "set_aside": "DELETE FROM set_aside WHERE stream = :path AND NOT EXISTS (SELECT 1 FROM watermarks WHERE stream = :path)",
+    "goals": "DELETE FROM goals WHERE stream = :path AND NOT EXISTS (SELECT 1 FROM watermarks WHERE stream = :path)",
 }
 """By table, what removes a row that nothing stands behind."""

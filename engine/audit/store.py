@@ -20,7 +20,7 @@ def damaged(parts: AuditParts, *, deep: bool) -> Iterator[Finding]:
     for database in parts.databases:
         said = _damage(parts, database, deep=deep)
         if said:
-            yield _finding(parts, database.name, database.path, said)
+            yield damage_finding(parts, database.name, database.path, said)
     if parts.jobs is None and parts.home.state is not None and not _opens(parts, "jobs"):
         message = "the jobs database cannot be opened; back-fills run without a lease"
         yield finding("damaged_database", message, field="jobs", why="look at what is in its place")
@@ -37,12 +37,14 @@ def _opens(parts: AuditParts, name: str) -> bool:
     return True
 
 
-def _finding(parts: AuditParts, name: str, path: str | None, said: list[str]) -> Finding:
+def damage_finding(parts: AuditParts, name: str, path: str | None, said: list[str], *, mend: str = REPAIR) -> Finding:
+    """The finding of a damaged database, with the first sentences that were said of it, without SQLite's heading."""
+    said = [line.removeprefix("*** in database main ***\n") for line in said]
     more = f" (and {len(said) - _SENTENCES_MAX} more)" if len(said) > _SENTENCES_MAX else ""
     return finding(
         "damaged_database",
         f"the {name} database is damaged: {'; '.join(said[:_SENTENCES_MAX])}{more}",
-        mend=REPAIR,
+        mend=mend,
         path=parts.shown(path or name),
         field=name,
         row_value=said,
@@ -67,7 +69,7 @@ def _damage(parts: AuditParts, database: Database, *, deep: bool) -> list[str]:
 def _look(parts: AuditParts, database: Database, *, deep: bool) -> list[str]:
     said = database.integrity(quick=not deep)
     if said != ["ok"]:
-        return [line.removeprefix("*** in database main ***\n") for line in said]
+        return said
     return [f"{name} is missing" for name in sorted(_wanted(parts, database) - _there(database))]
 
 

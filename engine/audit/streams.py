@@ -15,6 +15,7 @@ from engine.audit.marks import is_cut, line_findings
 from engine.audit.parts import AuditParts
 from engine.projections.check import Checked, differences
 from engine.projections.fold import SetAside
+from engine.projections.goals import COLUMNS as GOAL_COLUMNS
 from engine.projections.registry import THREADS
 from engine.projections.threads import COLUMNS, STREAM_COLUMNS, Candidate, ThreadState, stream_of, stream_row
 from engine.stores import watermarks
@@ -35,6 +36,7 @@ class Stored(NamedTuple):
     known: tuple[Any, ...] | None
     missing: bool
     aside: list[SetAside]
+    goal: tuple[Any, ...] | None
     rows: dict[str, tuple[Any, ...]]
     paths: dict[str, set[str]]
 
@@ -91,7 +93,7 @@ class Streams:
 
     def _stored(self, path: str, ids: set[str]) -> Stored:
         if not self._rows:
-            return Stored(None, None, missing=False, aside=[], rows={}, paths={})
+            return Stored(None, None, missing=False, aside=[], goal=None, rows={}, paths={})
         with self._parts.database.read() as transaction:
             mark = watermarks.load(transaction, [path]).get(path, {}).get(THREADS.name)
             known = transaction.row(_KNOWN, {"path": path})
@@ -101,6 +103,7 @@ class Streams:
                 None if known is None else known[:-1],
                 known is not None and known[-1] is not None,
                 _aside_rows(transaction, path),
+                transaction.row(_GOAL, {"path": path}),
                 {each: row for each in threads if (row := transaction.row(_ROW, {"id": each})) is not None},
                 {each: {at for (at,) in transaction.rows(_PATHS, {"id": each})} for each in threads},
             )
@@ -204,6 +207,7 @@ def _watermark_findings(found: Found, checked: Checked, stored: Stored, size: in
         else:
             yield from _stream_findings(found, mark, stored)
             yield from _aside_findings(checked, stored, where)
+            yield from _goal_findings(checked, stored, where)
         if checked.lag_bytes:
             message = f"{checked.lag_bytes} bytes behind the watermark are not in the row yet"
             yield finding("stale_watermark", message, mend=BACKFILL, **where)
@@ -262,6 +266,22 @@ def _aside_findings(checked: Checked, stored: Stored, where: dict[str, Any]) -> 
         yield finding("wrong_set_aside", message, mend=REPAIR, **place)
 
 
+def _goal_findings(checked: Checked, stored: Stored, where: dict[str, Any]) -> Iterator[Finding]:
+    """The row of the goal that the rollout tells of."""
+    mine, row = None if checked.at_mark is None else checked.at_mark.goal, stored.goal
+    where = {"mend": REPAIR, "path": where["path"], "thread_id": where["thread_id"]}
+    if mine is None or row is None:
+        if mine != row:
+            what = "that no record tells of" if mine is None else "that the rollout tells of is not there"
+            yield finding("wrong_goal", f"the row of a goal {what}", field="goals", **where)
+        return
+    for column, value, there in zip(GOAL_COLUMNS, mine, row, strict=True):
+        if value != there:
+            message = f"the goal's {column} is {short(there)} in its row and {short(value)} in the file"
+            values = {"file_value": value, "row_value": there}
+            yield finding("wrong_goal", message, field=f"goals.{column}", **values, **where)
+
+
 def _aside_rows(transaction: Transaction, path: str) -> list[SetAside]:
     rows = transaction.rows(_ASIDE, {"path": path, "projection": THREADS.name})
     return [SetAside(offset, length, kind, reason, data) for offset, length, kind, reason, data in rows]
@@ -270,6 +290,7 @@ def _aside_rows(transaction: Transaction, path: str) -> list[SetAside]:
 _KNOWN = f"SELECT {', '.join(STREAM_COLUMNS)}, missing_since_ms FROM streams WHERE path = :path"  # noqa: S608
 _ROW = f"SELECT {', '.join(COLUMNS)} FROM threads WHERE id = :id"  # noqa: S608 - the names are ours
 _PATHS = "SELECT path FROM streams WHERE thread_id = :id"
+_GOAL = f"SELECT {', '.join(GOAL_COLUMNS)} FROM goals WHERE stream = :path"  # noqa: S608 - the names are ours
 _ASIDE = """
     SELECT "offset", length, kind, reason, bytes FROM set_aside WHERE stream = :path AND projection = :projection
 """

@@ -219,13 +219,13 @@ class Sweep:
             self.looked.note(path, None if found is None else found.stat)
 
     def _rows_without_rollout(self, transaction: Transaction) -> Iterator[Finding]:
-        for thread_id, path, known, dismissed, *shown in transaction.rows(_ROWS):
+        for thread_id, path, known, given_up, *shown in transaction.rows(_ROWS):
             if thread_id in self._candidates or not self._is_asked(thread_id, path) or self._is_under_refused(path):
                 continue
             if not known:
                 message = f"no rollout was ever followed for the row of {short(shown[0])}"
                 yield finding("orphan_row", message, mend=REPAIR, path=path, thread_id=thread_id, field="threads")
-            elif not dismissed and all(self._is_gone(each) for (each,) in transaction.rows(_PATHS, {"id": thread_id})):
+            elif not given_up and all(self._is_gone(each) for (each,) in transaction.rows(_PATHS, {"id": thread_id})):
                 value = dict(
                     zip(("title", "first_user_message", "updated_at_ms", "archived", "size"), shown, strict=True)
                 )
@@ -253,6 +253,17 @@ class Sweep:
                     file_value=each.target,
                 )
 
+        for thread_id, parent, path in transaction.rows(_ATTACHED):
+            if self._is_asked(thread_id, path):
+                yield finding(
+                    "dangling_edge",
+                    f"it was attached to {parent}, which is no thread of this home",
+                    path=path,
+                    thread_id=thread_id,
+                    field="agents.parent_thread_id",
+                    file_value=parent,
+                )
+
     def _is_asked(self, thread_id: str | None, path: str) -> bool:
         return self._only is None or path in self._only or thread_id in self._only
 
@@ -269,8 +280,16 @@ class Sweep:
 _NAMED = "SELECT rollout_path FROM threads WHERE id = :id"
 _MOVING = "SELECT 1 FROM facts WHERE thread_id = :id AND archive_pending = 1"
 
+_ATTACHED = """
+    SELECT agents.thread_id, agents.parent_thread_id, threads.rollout_path
+    FROM agents JOIN threads ON threads.id = agents.thread_id
+    WHERE agents.parent_thread_id IS NOT NULL AND agents.parent_thread_id NOT IN (SELECT id FROM threads)
+"""
+
+# A thread that is being erased loses its files before its row; where that was left half done it is told as that.
 _ROWS = """
-    SELECT id, rollout_path, EXISTS (SELECT 1 FROM streams WHERE thread_id = id), facts.dismissed_at_ms IS NOT NULL,
+    SELECT id, rollout_path, EXISTS (SELECT 1 FROM streams WHERE thread_id = id),
+        facts.dismissed_at_ms IS NOT NULL OR coalesce(facts.erase_pending, 0),
         title, first_user_message, updated_at_ms, threads.archived, watermarks.size
     FROM threads LEFT JOIN facts ON facts.thread_id = id
     LEFT JOIN watermarks ON stream = rollout_path AND projection = 'threads'
@@ -286,6 +305,8 @@ _ORPHANS = """
     UNION ALL
     SELECT DISTINCT 'set_aside', stream FROM set_aside
     WHERE NOT EXISTS (SELECT 1 FROM watermarks WHERE watermarks.stream = set_aside.stream)
+    UNION ALL
+    SELECT 'goals', stream FROM goals WHERE NOT EXISTS (SELECT 1 FROM watermarks WHERE watermarks.stream = goals.stream)
 """
 
 _ROLLOUT = """

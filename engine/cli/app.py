@@ -11,32 +11,23 @@ from typing import Annotated
 import typer
 
 import engine
-from engine.cli import USAGE, commands, decide, foreign, mend, remove
+from engine.cli import agents, commands, decide, device_keys, foreign, goals, logs, mend, remove
+from engine.cli import search as searching
 from engine.cli import turns as turn_pages
 from engine.cli.asked import Asked
+from engine.cli.parsed import Home, Json, StateDir, ThreadId
+from engine.cli.parsed import answer as _answer
+from engine.cli.parsed import asked_of as _asked
+from engine.cli.parsed import epilog as _epilog
+from engine.cli.parsed import group as _group
 from engine.errors import InvalidRequest
 
-_KEY = "rolloutdb.asked"
-_CODES = "Exit codes: 0 done, 1 findings, 2 usage, 3 failed, 130 stopped by Ctrl-C."
-
-Home = Annotated[
-    str | None,
-    typer.Option(
-        "--home", metavar="FOLDER", help="The home to work on; else $ROLLOUTDB_HOME, else $CODEX_HOME, else ~/.codex."
-    ),
-]
-StateDir = Annotated[
-    str | None,
-    typer.Option("--state-dir", metavar="FOLDER", help="Keep the index there, and leave the home as it is."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Workers = Annotated[
     int | None,
     typer.Option(
         "--workers", min=0, max=256, metavar="N", help="Processes that read; 0 reads in this one. Usually one a core."
     ),
 ]
-ThreadId = Annotated[str, typer.Argument(metavar="ID", help="The thread's id, as `threads list` shows it.")]
 
 
 class Sort(StrEnum):
@@ -45,6 +36,22 @@ class Sort(StrEnum):
     created_at = "created_at"
     updated_at = "updated_at"
     recency_at = "recency_at"
+
+
+class Role(StrEnum):
+    """Who said what is searched; a name is what a user called a thread."""
+
+    user = "user"
+    agent = "agent"
+    name = "name"
+
+
+class By(StrEnum):
+    """How hits are sorted."""
+
+    rank = "rank"
+    newest = "newest"
+    oldest = "oldest"
 
 
 class Items(StrEnum):
@@ -63,11 +70,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 threads = typer.Typer(rich_markup_mode=None)
-
-
-def _epilog(*examples: str, codes: str = _CODES) -> str:
-    lines = "\n".join(f"  {example}" for example in examples)
-    return f"\b\nExamples:\n{lines}\n\n{codes}"
 
 
 def _print_version(wanted: bool) -> None:
@@ -132,7 +134,7 @@ def backfill(
 def rebuild(
     context: typer.Context,
     projection: Annotated[
-        str | None, typer.Option("--projection", metavar="NAME", help="Only this one: threads or facts.")
+        str | None, typer.Option("--projection", metavar="NAME", help="Only this one: threads, facts, turns or search.")
     ] = None,
     thread_id: Annotated[str | None, typer.Option("--thread", metavar="ID", help="Only this thread.")] = None,
     workers: Workers = None,
@@ -255,6 +257,62 @@ def turns(
     asked = _asked(context, Asked(home, state_dir, as_json))
     answer = turn_pages.list_turns(asked, thread_id, limit=limit, cursor=cursor, ascending=asc, items_view=items.value)
     _answer(asked, answer)
+
+
+@app.command(
+    epilog=_epilog(
+        "rolloutdb search lock timeout",
+        "rolloutdb search '\"write lock\" sqlit*' --role agent --since 30d",
+        "rolloutdb search lock --thread 019ddd9d-f053-7991-a505-b639f6b80c15 --sort oldest",
+        "rolloutdb search lock --json | jq -r '.hits[].thread_id'",
+    )
+)
+def search(
+    context: typer.Context,
+    words: Annotated[
+        list[str], typer.Argument(metavar="WORDS", help='Words, "phrases in quotes", beginnings of words (word*).')
+    ],
+    thread_id: Annotated[
+        str | None, typer.Option("--thread", metavar="ID", help="Only what this thread shows.")
+    ] = None,
+    role: Annotated[list[Role] | None, typer.Option("--role", help="Only what they said; may be repeated.")] = None,
+    cwd: Annotated[
+        list[str] | None, typer.Option("--cwd", metavar="FOLDER", help="Only threads of this folder; may be repeated.")
+    ] = None,
+    since: searching.Since = None,
+    until: searching.Until = None,
+    archived: Annotated[
+        bool | None, typer.Option("--archived/--active", help="Only archived threads, or only the others.")
+    ] = None,
+    sort: Annotated[By, typer.Option("--sort", help="The best hits first, or the newest, or the oldest.")] = By.rank,
+    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many hits; 0 is all.")] = 25,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", metavar="CURSOR", help="Go on from there: next_cursor of a page.")
+    ] = None,
+    home: Home = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Search what users and agents said, and the names of threads.
+
+    All words are to be there, in any order; case and accents do not count, and there are no operators. Of an agent its final
+    answers are searched, and messages without a phase. A message is found in the thread that holds it; with --thread, what
+    the thread was forked from is searched as well.
+    """
+    asked = _asked(context, Asked(home, state_dir, as_json))
+    wanted = searching.Wanted(
+        words,
+        thread_id,
+        [each.value for each in role or []],
+        cwd or [],
+        since,
+        until,
+        archived,
+        sort.value,
+        limit,
+        cursor,
+    )
+    _answer(asked, searching.search(asked, wanted))
 
 
 @app.command(epilog=_epilog("rolloutdb demo", "rolloutdb demo --keep"))
@@ -526,6 +584,10 @@ def threads_import(
 
 
 app.add_typer(threads, name="threads")
+app.add_typer(agents.app, name="agents")
+app.add_typer(device_keys.app, name="devicekeys")
+app.add_typer(goals.app, name="goals")
+app.add_typer(logs.app, name="logs")
 
 
 @app.command(
@@ -564,25 +626,3 @@ def follow(
 
     asked = _asked(context, Asked(home, state_dir, as_json))
     return run(asked, thread, start, decisions=decisions)
-
-
-def _asked(context: typer.Context, here: Asked) -> Asked:
-    """What was asked for here and further left; kept for the commands to the right."""
-    asked = here.over(context.meta.get(_KEY, Asked()))
-    context.meta[_KEY] = asked
-    return asked
-
-
-def _group(context: typer.Context, here: Asked) -> None:
-    """A group of commands without a command: its help, and the code for a usage error."""
-    asked = _asked(context, here)
-    if context.invoked_subcommand is None:
-        if asked.as_json:
-            hint = f"`{context.command_path} --help` lists them."
-            raise InvalidRequest("No command was given.", hint=hint)
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(USAGE)
-
-
-def _answer(asked: Asked, answer: commands.Answer) -> None:
-    raise typer.Exit(commands.deliver(asked, answer))

@@ -34,6 +34,11 @@ class Asked(NamedTuple):
         # A command does what it was asked for and ends: nothing is left to do behind its back.
         return engine.open(self._home(), state_dir=state_dir, options=Options(background_scan_s=0))
 
+    def place(self) -> Home:
+        """The home that was asked for and where its own files are, for those who need nothing but one of these."""
+        state_dir = None if self.state_dir is None else folder(self.state_dir, "--state-dir")
+        return open_home(self._home(), state_dir, Files())
+
     def look(self) -> Home:
         """The home that was asked for, for those who only look: nothing is opened in it, and nothing is made."""
         return open_home(self._home(), None, Files())

@@ -128,8 +128,10 @@ def show_thread(asked: Asked, thread_id: str) -> Answer:
     """One thread, its row compared with its file."""
     with asked.open() as engine:
         found = engine.threads.fetch(text(thread_id, "The id"))
+        goal = engine.goals.get(found.thread.id)
     document = {
         **msgspec.structs.asdict(found.thread),
+        "goal": goal,
         "differences": [difference._asdict() for difference in found.differences],
         "history_rewritten": found.history_rewritten,
         "lag_bytes": found.lag_bytes,
@@ -138,7 +140,7 @@ def show_thread(asked: Asked, thread_id: str) -> Answer:
         "set_aside": found.set_aside,
     }
     code = FINDINGS if found.differences or found.history_rewritten else DONE
-    return Answer(document, code, lambda console: _tables().show_thread(console, found))
+    return Answer(document, code, lambda console: _tables().show_thread(console, found, goal))
 
 
 def _tables() -> Any:

@@ -54,6 +54,12 @@ def print_line(text: str) -> None:
     sys.stdout.flush()
 
 
+def print_text(text: str) -> None:
+    """Lines that are plain already, sent at once."""
+    _write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def remark(text: str) -> None:
     """A line on standard error."""
     sys.stderr.write("".join(plain(line) + "\n" for line in text.splitlines()))
@@ -64,6 +70,12 @@ def plain(text: str) -> str:
     """Text on one line, without a character that a terminal would obey."""
     shown = _SURROGATE.sub(_escaped, " ".join(text.split()))
     return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", shown)
+
+
+def plain_lines(text: str) -> list[str]:
+    """Text line by line as it was laid out, without a character that a terminal would obey; `plain` has it on one line."""
+    lines = _SURROGATE.sub(_escaped, text).expandtabs(4).splitlines() or [""]
+    return [_UNSAFE.sub("\N{REPLACEMENT CHARACTER}", line) for line in lines]
 
 
 def flush() -> None:

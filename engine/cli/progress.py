@@ -88,11 +88,16 @@ class Bar:
         done, total = (now.bytes_done, now.bytes_total) if by_bytes else (now.files_done, now.files_total)
         self._bar.update(
             self._task,
-            description=self._what if now.owner is None else f"{now.owner} is at work",
+            description=self._described(now),
             completed=done,
             total=total or None,
             counts=self._counts(now, by_bytes=by_bytes),
         )
+
+    def _described(self, now: Progress) -> str:
+        if now.owner is not None:
+            return f"{now.owner} is at work"
+        return self._what if now.what is None else f"{self._what} ({now.what})"
 
     def _counts(self, now: Progress, *, by_bytes: bool) -> str:
         from engine.cli.tables import size

@@ -21,6 +21,7 @@ from rich.text import Text
 from engine.audit.findings import AuditReport, Finding, Severity
 from engine.cli.output import plain
 from engine.clock import SystemClock
+from engine.events.goals import Goal
 from engine.projections.backfill import BackfillReport, Failure
 from engine.projections.status import Status
 from engine.projections.thread_list import ThreadRow
@@ -78,7 +79,7 @@ def show_status(console: Console, found: Status) -> None:
     state = "interrupted" if fill.status == "running" and fill.owner is None else fill.status
     rebuild = "" if fill.rebuild_begun_at_ms is None else f", a rebuild goes on ({lag.outdated:,} files left)"
     damaged, records = found.counters["damaged_lines"], found.counters["records"]
-    _pairs(
+    show_pairs(
         console,
         [
             ("home", found.home),
@@ -128,15 +129,17 @@ def show_page(console: Console, page: ThreadPage) -> None:
         console.print(f"next page: --cursor {page.next_cursor}", style="dim", soft_wrap=True)
 
 
-def show_thread(console: Console, found: FetchedThread) -> None:
+def show_thread(console: Console, found: FetchedThread, goal: Goal | None) -> None:
     """All that is known of one thread, and where row and file differ."""
     row, now = found.thread, SystemClock().wall_ms()
     values: dict[str, Any] = msgspec.structs.asdict(row)
     pairs = [(name, _value(name, value, now)) for name, value in values.items() if value is not None]
     pairs.append(("records", f"{found.records:,}; {found.damaged:,} damaged, {found.set_aside:,} set aside"))
+    if goal is not None:
+        pairs.append(("goal", f"{goal.objective} ({goal.status}, {goal.tokens_used:,} tokens used)"))
     if found.lag_bytes:
         pairs.append(("lag", f"{size(found.lag_bytes)} that the row had not followed"))
-    _pairs(console, pairs)
+    show_pairs(console, pairs)
     if found.history_rewritten:
         console.print(
             "The file was replaced, cut or edited before the place that the row had followed.", style="bold red"
@@ -253,7 +256,8 @@ def _date(at_ms: int) -> str:
         return str(at_ms)
 
 
-def _pairs(console: Console, pairs: Iterable[tuple[str, str]]) -> None:
+def show_pairs(console: Console, pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and what they stand for, a line each."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

@@ -86,10 +86,10 @@ def _show_turn(console: Console, turn: Turn, now_ms: int) -> None:
 def _show_line(console: Console, who: str, told: str) -> None:
     from rich.text import Text
 
-    line = Text("  ", no_wrap=True, overflow="ellipsis")
+    line = Text("  ")
     line.append(f"{output.plain(who):<18}", style="dim")
     line.append(output.plain(told))
-    console.print(line)
+    console.print(line, no_wrap=True, overflow="ellipsis")
 
 
 def _told(item: Mapping[str, Any]) -> str:

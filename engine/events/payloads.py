@@ -206,6 +206,20 @@ class ItemCompleted(Struct):
     started_at_ms: int | float | None = None
 
 
+class AgentItem(CompletedItem):
+    """The item of `event_msg.item_completed.AgentMessage`; its text comes as such, or in parts."""
+
+    content: Raw = Raw()
+
+
+class AgentItemCompleted(Struct):
+    """`event_msg.item_completed` that holds an agent's message."""
+
+    item: AgentItem
+    turn_id: str | None = None
+    started_at_ms: int | float | None = None
+
+
 class UserItem(Struct):
     """The item of `event_msg.item_completed.UserMessage`."""
 
@@ -222,20 +236,33 @@ class UserItemCompleted(Struct):
 
 
 class Goal(Struct, rename="camel"):
-    """What a thread is to reach, and how that stood. Times are Unix seconds."""
+    """What a thread is to reach, and how that stood. Times are Unix seconds, where their names do not say milliseconds.
+
+    `goal_id` and the times in milliseconds are this engine's own.
+    """
 
     objective: str | None = None
     status: str | None = None
     token_budget: int | None = None
     created_at: int | None = None
     updated_at: int | None = None
+    thread_id: str | None = None
+    tokens_used: int | None = None
+    time_used_seconds: int | None = None
+    goal_id: str | None = None
+    created_at_ms: int | None = None
+    updated_at_ms: int | None = None
 
 
 class GoalUpdated(Struct, rename="camel"):
-    """`event_msg.thread_goal_updated`. A copy in a fork still names the thread that it was said in."""
+    """`event_msg.thread_goal_updated`. A copy in a fork still names the thread that it was said in.
+
+    `deferred` is this engine's own: the thread is not to go on by itself, or may again.
+    """
 
     thread_id: str | None = None
     goal: Goal | None = None
+    deferred: bool | None = None
 
 
 class SpawnSource(Struct):
@@ -268,6 +295,7 @@ TYPED: dict[str, type[Struct]] = {
     "event_msg.task_started": TaskStarted,
     "event_msg.user_message": UserMessage,
     "event_msg.item_completed.UserMessage": UserItemCompleted,
+    "event_msg.item_completed.AgentMessage": AgentItemCompleted,
     "event_msg.thread_goal_updated": GoalUpdated,
     "event_msg.task_complete": TaskEnded,
     "event_msg.turn_aborted": TaskEnded,

@@ -45,13 +45,17 @@ HEARTBEATS_A_LEASE = 6
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a back-fill is. Bytes are of files; `owner` names the process that works when it is not this one."""
+    """How far a back-fill is. Bytes are of files; `owner` names the process that works when it is not this one.
+
+    `what` names what is filled where it is not the list of threads.
+    """
 
     files_done: int
     files_total: int
     bytes_done: int
     bytes_total: int
     owner: str | None = None
+    what: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class Background:
         self._interval_s = interval_s
         self._clock = clock
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._piece_begun_s = 0.0
         self.counters = BackgroundCounters()
@@ -55,9 +56,14 @@ class Background:
             self._thread = threading.Thread(target=self._run, name="rolloutdb-background", daemon=True)
             self._thread.start()
 
+    def wake(self) -> None:
+        """Begin the next round as soon as this one is at its end."""
+        self._wake.set()
+
     def close(self) -> None:
         """End at the next rest; a second call does nothing."""
         self._stop.set()
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(CLOSE_WAIT_S)
 
@@ -66,7 +72,9 @@ class Background:
             errors = [error for name, chore in self._chores.items() if (error := self._failure_of(name, chore))]
             self.last_error = errors[-1] if errors else None
             # Engines that were opened together look at the home at different times.
-            if self._stop.wait(self._interval_s * (0.9 + 0.2 * self._clock.fraction())):
+            self._wake.wait(self._interval_s * (0.9 + 0.2 * self._clock.fraction()))
+            self._wake.clear()
+            if self._stop.is_set():
                 return
 
     def _failure_of(self, name: str, chore: Chore) -> str | None:

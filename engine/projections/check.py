@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from engine.options import Options
 from engine.projections.fold import Folded, Folder, SetAside
+from engine.projections.goals import goal_row
 from engine.projections.registry import THREADS
 from engine.projections.threads import COLUMNS, ThreadState, stream_of, thread_row
 from engine.stores.files import Files
@@ -28,9 +29,13 @@ class Difference(NamedTuple):
 
 
 class AtMark(NamedTuple):
-    """What the bytes before a watermark give: the row, the encoded state, the last ordinal, what was set aside."""
+    """What the bytes before a watermark give: the row, the encoded state, the last ordinal, what was set aside.
+
+    `goal` is the rollout's row in `goals`, None where it has none.
+    """
 
     row: tuple[Any, ...]
+    goal: tuple[Any, ...] | None
     state: bytes
     ordinal: int | None
     set_aside: list[SetAside]
@@ -101,12 +106,16 @@ def _history(source: Source, until: Watermark, mark: Watermark) -> History:
 
 
 def _checked(path: str, until: Folded, whole: Folded, mark: Watermark, history: History) -> Checked:
-    state = THREADS.decode(whole.mark.state)
+    state, then = THREADS.decode(whole.mark.state), THREADS.decode(until.mark.state)
     return Checked(
         row=thread_row(path, state),
         state=state,
         at_mark=AtMark(
-            thread_row(path, THREADS.decode(until.mark.state)), until.mark.state, until.mark.ordinal, until.set_aside
+            thread_row(path, then),
+            goal_row(then.goal, until.emitted),
+            until.mark.state,
+            until.mark.ordinal,
+            until.set_aside,
         ),
         history=history,
         lag_bytes=max(0, whole.mark.offset - mark.offset),

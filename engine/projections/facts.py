@@ -21,7 +21,10 @@ from engine.clock import Clock
 from engine.errors import HomeUnreadable
 from engine.events.record import time_ms
 from engine.options import Options
+from engine.projections.agents import AGENTS
 from engine.projections.decided import Decision, Effects, Shape, Values
+from engine.projections.device_keys import DEVICE_KEYS
+from engine.projections.goal_facts import GOAL_FACTS
 from engine.projections.thread_facts import THREAD_FACTS
 from engine.stores.digests import BLOCK_BYTES, tail_digest
 from engine.stores.files import Files, FileStat
@@ -39,7 +42,7 @@ LOST_SWAPS_MAX = 3
 _OPEN_END = b"open"
 """State of a watermark whose last line counts and has no LF yet: when more comes, the stream is applied anew."""
 
-FAMILIES = (THREAD_FACTS,)
+FAMILIES = (THREAD_FACTS, AGENTS, DEVICE_KEYS, GOAL_FACTS)
 """All that the journal decides; a tag more, or one read otherwise, raises `VERSION`."""
 
 INDEX_NAMES = Shape("index_names", ("thread_id",), ("name", "name_at_ms"))
@@ -98,8 +101,8 @@ class Facts:
         self._options = options
         self._clock = clock
         self._files = files
-        self._applied: dict[str, list[tuple[str, FileStat | None]]] = {}
-        """How the files of each stream stood when the tables were found to have followed them."""
+        self._applied: dict[str, tuple[int, list[tuple[str, FileStat | None]]]] = {}
+        """How the files of each stream stood when the tables were found to have followed them, and in which file."""
         self._streams = (
             _Stream("journal", f"{home.state}/journal", self._segments, JOURNAL_TABLES, _read_journal),
             _Stream("session_index", home.path, self._index, (INDEX_NAMES,), _read_index),
@@ -109,7 +112,10 @@ class Facts:
         """Apply what both streams hold beyond what was followed; a stat a file where nothing is new."""
         for stream in self._streams:
             with self._named(stream):
-                now = [(name, self._files.stat(f"{stream.folder}/{name}", op="facts.stat")) for name in stream.names()]
+                stats = [
+                    (name, self._files.stat(f"{stream.folder}/{name}", op="facts.stat")) for name in stream.names()
+                ]
+                now = (self.database.opened, stats)
                 if self._applied.get(stream.key) != now:
                     self._follow(stream)
                     self._applied[stream.key] = now

@@ -116,6 +116,17 @@ class Folder:
             for folded in _Run(self, stream, source, folds).to(end, compressed=compressed)
         ]
 
+    def fold_part(self, stream: Stream, source: Source, start: int, state: Any) -> Folded:
+        """What the one projection makes of the lines from `start` to the end, going on from a state that the caller made.
+
+        Its mark is no place to go on from. Raises OSError.
+        """
+        (projection,) = self.projections.values()
+        fold = _Fold(projection, stream, None, None)
+        fold.state = state
+        (folded,) = _Run(self, stream, source, [fold], start).to(None, compressed=False)
+        return folded
+
     def plan_of(self, folds: Sequence[_Fold]) -> _Plan:
         """What these folds ask for; the same for every stream, so it is worked out once."""
         names = tuple(fold.projection.name for fold in folds)
@@ -154,7 +165,7 @@ class _Fold:
 class _Run:
     """One pass under way, for projections that stand at the same position."""
 
-    def __init__(self, folder: Folder, stream: Stream, source: Source, folds: Sequence[_Fold]) -> None:
+    def __init__(self, folder: Folder, stream: Stream, source: Source, folds: Sequence[_Fold], start: int = 0) -> None:
         mark = folds[0].mark
         self._options = folder.options
         self._decode = folder.decode
@@ -164,7 +175,7 @@ class _Run:
         self._stream = stream
         self._source = source
         self._folds = folds
-        self._offset = 0 if mark is None else mark.offset
+        self._offset = start if mark is None else mark.offset
         self._ordinal = None if mark is None else mark.ordinal
         self._chain = resume_chain(source, mark)
         self._passing: Chain | None = None

@@ -47,6 +47,20 @@ class Fresh:
         self._alive.check()
         return self.mending(lambda: self._ask(question, thread_id))
 
+    def ask_decided(self, question: Callable[[Transaction], _Answer]) -> _Answer:
+        """The answer to a question about the journal alone, with all that it holds: no rollout is looked at.
+
+        What cannot follow the journal fails the question. Raises `StoreError`, `HomeUnreadable`, and as `ask` does.
+        """
+        self._alive.check()
+
+        def asked() -> _Answer:
+            self._facts.catch_up()
+            with self._database.read() as transaction:
+                return question(transaction)
+
+        return self.mending(asked)
+
     def mending(self, call: Callable[[], _Answer]) -> _Answer:
         """What the call answers; where it meets a database that is lost or damaged, it is called again on a new one."""
 

@@ -10,7 +10,7 @@ What a newer engine built is left alone, unless the thread or the facts are name
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.clock import Clock
 from engine.errors import InvalidRequest, ThreadNotFound
@@ -36,6 +36,7 @@ class Rebuild:
         backfill: Backfill,
         facts: Facts,
         *,
+        others: Sequence[str],
         clock: Clock,
         files: Files,
     ) -> None:
@@ -46,6 +47,7 @@ class Rebuild:
         self._backfill = backfill
         self._facts = facts
         self._clock = clock
+        self._others = tuple(others)
 
     def run(
         self,
@@ -67,7 +69,7 @@ class Rebuild:
         return self._backfill.run(workers=workers, rebuild=True, progress=progress)
 
     def _check(self, thread_id: str | None, projection: str | None) -> None:
-        names = [*self._runner.versions, FACTS]
+        names = [*self._runner.versions, FACTS, *self._others]
         if projection is not None and projection not in names:
             raise InvalidRequest(f"There is no projection {projection!r}.", hint=f"Name one of: {', '.join(names)}.")
         if thread_id is None:

@@ -328,7 +328,8 @@ class Runner:
         """After a rebuild: remove rows that no watermark stands behind, and write those of lost files from their state."""
         transaction.run("DELETE FROM streams WHERE path NOT IN (SELECT stream FROM watermarks)")
         transaction.run("DELETE FROM threads WHERE id NOT IN (SELECT thread_id FROM streams WHERE records > 0)")
-        transaction.run("DELETE FROM set_aside WHERE stream NOT IN (SELECT stream FROM watermarks)")
+        for table in ("set_aside", "goals"):
+            transaction.run(f"DELETE FROM {table} WHERE stream NOT IN (SELECT stream FROM watermarks)")  # noqa: S608
         self._rewrite(transaction, [path for (path,) in transaction.rows(_MISSING)])
 
     def sweep_thread(self, transaction: Transaction, thread_id: str) -> None:

@@ -23,6 +23,7 @@ from engine.clock import Clock
 from engine.errors import (
     MigrationChanged,
     ProjectionFailed,
+    RolloutUnusable,
     StoreBusy,
     StoreCorrupt,
     StoreError,
@@ -32,12 +33,15 @@ from engine.errors import (
     StoreUnavailable,
 )
 from engine.options import Options
+from engine.projections import owed
 from engine.projections.catchup import CatchUp, Partial
 from engine.projections.fold import Decode
+from engine.projections.owed import OWED
 from engine.projections.projection import Projection
 from engine.projections.runner import Left, Scan, Stale
 from engine.projections.side_runner import SideRunner
-from engine.projections.side_tables import StreamTable, count, remove_orphans
+from engine.projections.side_tables import SET_ASIDE, StreamTable, count, remove_orphans
+from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
 from engine.stores.link import files_translated
@@ -46,9 +50,6 @@ from engine.stores.sqlite import Database, Transaction, quarantine, remove_older
 
 BOOKKEEPING = "side"
 """The migrations that every side database begins with."""
-
-OWED = 0
-"""The version of a watermark whose stream is to be folded anew: lower than any projection's."""
 
 _FOREVER_MS = 1 << 62
 
@@ -122,12 +123,22 @@ class Side:
         self._owes_scrub = False
 
     @property
+    def title(self) -> str:
+        """What it is called where somebody names it: as its projection."""
+        return self.projections[0].name
+
+    @property
+    def path(self) -> str | None:
+        """Where its file belongs; None in memory."""
+        state = self._parts.home.state
+        return None if state is None else os.path.join(os.path.abspath(state), f"{self.name}_{self.shape}.sqlite")
+
+    @property
     def is_there(self) -> bool:
         """Whether there is anything of it: it is open, or its file is there."""
-        if self._opened is not None or self._parts.home.state is None:
+        if self._opened is not None or self.path is None:
             return self._opened is not None
-        path = os.path.join(self._parts.home.state, f"{self.name}_{self.shape}.sqlite")
-        return self._parts.files.kind(path, op="side.there") is not None
+        return self._parts.files.kind(self.path, op="side.there") is not None
 
     def note(self, path: str) -> None:
         """An append to this stream was acknowledged, or its file moved: the next answer folds it first, or forgets it."""
@@ -161,6 +172,20 @@ class Side:
         """
         return _answered(lambda: self._read_of(found, budget_ms), question)
 
+    def bytes_behind(self, found: Found) -> int:
+        """How much of a plain rollout the rows have not followed; 0 where that cannot be told. Raises `StoreError`."""
+        if found.compressed:
+            return 0
+        with contextlib.suppress(*_LOST), self._ready().database.read() as transaction:
+            marks = watermarks.load(transaction, [found.path]).get(found.path, {})
+            followed = [
+                marks[each.name].offset
+                for each in self.projections
+                if each.name in marks and marks[each.name].version == each.version
+            ]
+            return found.stat.size - (min(followed) if len(followed) == len(self.projections) else 0)
+        return 0
+
     @contextlib.contextmanager
     def read(self, *, thread_id: str | None = None) -> Iterator[tuple[Transaction, Partial | None]]:
         """A read-only snapshot, after a bounded catch-up, and how far the rows are. Raises as `ask` does."""
@@ -177,20 +202,64 @@ class Side:
         """
         return self._healed(lambda opened: self._look(opened, budget_ms, anew=True))
 
-    def rebuild(self) -> None:
-        """Fold every stream anew, one after the other while readers go on. Raises `StoreError`."""
+    def owe(self, paths: Sequence[str] | None = None) -> None:
+        """Have these streams folded anew, or all: the next catch-up does, while readers go on. Raises `StoreError`.
+
+        Before all are, a damaged file is set aside.
+        """
         opened = self._ready()
-        if not self._is_whole(opened.database):
+        if paths is None and not self._is_whole(opened.database):
             self._replace(opened.database)
             opened = self._ready()
         with self._mutex:
             with opened.database.write() as transaction:
+                if paths is not None:
+                    owed.mark(transaction, paths)
+                    return
                 for projection in self.projections:
                     transaction.run(_OWE, {"owed": OWED, "name": projection.name, "version": projection.version})
-                for table in (*self.tables, StreamTable("set_aside")):
-                    remove_orphans(transaction, table)
+                self._remove_orphans(transaction)
             self.look_anew()
-        self.catch_up()
+
+    def fold(self, stale: Sequence[Stale]) -> None:
+        """Bring these streams up to date. Raises `StoreError`."""
+
+        def fold(opened: _Open) -> None:
+            with self._mutex:
+                opened.runner.fold(stale, lambda: False)
+
+        self._healed(fold)
+
+    def failures(self) -> list[tuple[str, str]]:
+        """The rollouts that could not be folded, each with its reason. Raises `StoreError`."""
+        with self._ready().database.read() as transaction:
+            return [(path, reason) for path, reason in transaction.rows(_FAILURES)]
+
+    def refold(self, path: str | None) -> None:
+        """Remove rows that no followed stream stands behind, and fold one stream anew where it is given and there.
+
+        Cut short, the stream is owed to the next catch-up. Raises `StoreError`, `ProjectionFailed`, `RolloutUnusable`.
+        """
+        opened, found = self._ready(), None if path is None else locate(self._parts.home, path, self._parts.files)
+        with self._mutex:
+            with opened.database.write() as transaction:
+                for projection in self.projections:
+                    transaction.run(
+                        _OWE_ONE,
+                        {"owed": OWED, "name": projection.name, "version": projection.version, "stream": path},
+                    )
+                self._remove_orphans(transaction)
+            if found is None:
+                return
+            left = opened.runner.fold([Stale(found, known=True)], lambda: False)
+        _check_failed({path: failure for path, failure in opened.runner.failed.items() if path == found.path})
+        if left.unread:
+            raise RolloutUnusable(f"The rollout {found.path} cannot be read.", path=found.path)
+
+    def replace(self) -> None:
+        """Set the file aside, and begin with a new one. Raises `StoreError`."""
+        self._replace(self._ready().database)
+        self._ready()
 
     def forget(self, paths: Sequence[str], thread_ids: Sequence[str]) -> int:
         """Remove every row and every byte of these streams, and of those named for these threads; how many rows went.
@@ -275,6 +344,11 @@ class Side:
                 database.quarantine()
             database.close()
         self.look_anew()
+
+    def _remove_orphans(self, transaction: Transaction) -> None:
+        """Remove what no followed stream stands behind."""
+        for table in (*self.tables, SET_ASIDE):
+            remove_orphans(transaction, table)
 
     def _is_whole(self, database: Database) -> bool:
         try:
@@ -376,7 +450,7 @@ class Side:
             self._owes_scrub = self._owes_scrub or bool(self._parts.erased(sorted(runner.gone)))
             runner.gone.clear()
         if self._owes_scrub:
-            opened.database.scrub()
+            self._scrub(opened.database)
             self._owes_scrub = False
 
     def _look_for(self, opened: _Open, thread_id: str, budget_ms: int) -> None:
@@ -401,10 +475,20 @@ class Side:
                 gone = sorted(named.union(paths))
                 removed = sum(count(transaction, table, gone) for table in self.tables)
                 runner.forget(transaction, gone)
+                self._forget_threads(transaction, thread_ids)
             for path in gone:
                 self.note(path)
-            database.scrub()
+            self._scrub(database)
         return removed
+
+    # What a side database of another kind does besides
+
+    def _forget_threads(self, transaction: Transaction, thread_ids: Sequence[str]) -> None:
+        """Remove what there is of these threads beside the rows of their streams."""
+
+    def _scrub(self, database: Database) -> None:
+        """Leave no byte of what was removed."""
+        database.scrub()
 
 
 def discard(parts: Parts, name: str, shape: int) -> None:
@@ -460,3 +544,5 @@ def _reading_only(database: Database, transaction: Transaction) -> Iterator[None
 
 _KNOWN = "SELECT stream FROM watermarks UNION SELECT path FROM failures"
 _OWE = "UPDATE watermarks SET version = :owed WHERE projection = :name AND version <= :version"
+_FAILURES = "SELECT path, reason FROM failures ORDER BY path"
+_OWE_ONE = f"{_OWE} AND stream = :stream"

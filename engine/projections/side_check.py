@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from engine.errors import ProjectionFailed
-from engine.projections.fold import Folder
+from engine.projections.fold import Folder, SetAside
 from engine.projections.projection import Change, Projection
 from engine.projections.side import BOOKKEEPING, Parts, Side
-from engine.projections.side_tables import orphans, rows_of
+from engine.projections.side_tables import SET_ASIDE, orphans, rows_apart, rows_of
 from engine.projections.threads import stream_of
 from engine.stores import watermarks
 from engine.stores.layout import Found, locate
@@ -27,15 +27,15 @@ from engine.stores.watermarks import Watermark
 class SideDifference(NamedTuple):
     """Where the rows of a side database are not what the files say.
 
-    `what` is `state` (that beside the watermark), `rows` (of one table and stream), `orphans` (rows of a stream that was
-    not followed; its `path` is None where nothing names it) or `failed` (the projection's own code). `stored` and `folded`
-    are numbers of rows that only one has.
+    `what` is `state` (the watermark is not that of the bytes), `rows` (of one table and stream), `orphans` (rows of a
+    stream that was not followed; its `path` is None where nothing names it), `set_aside` (the list of records that could
+    not be applied) or `failed` (the projection's own code). `stored` and `folded` are numbers of rows that only one has.
     """
 
     projection: str
     what: str
     path: str | None
-    table: str | None
+    table: str
     stored: int
     folded: int
     message: str
@@ -68,6 +68,11 @@ class _Comparison:
         self._side = side
         self._transaction = transaction
         self._memory = memory
+        options = parts.options
+        self._folders = {
+            each.name: Folder([each], options, decode=side.decode, piece_bytes=options.piece_bytes)
+            for each in side.projections
+        }
 
     def run(self) -> Iterator[SideDifference]:
         for (path,) in self._transaction.rows("SELECT DISTINCT stream FROM watermarks ORDER BY stream"):
@@ -87,14 +92,18 @@ class _Comparison:
                 mark = marks.get(projection.name)
                 if mark is None or mark.version != projection.version:
                     continue
-                last = self._fold(found, source, projection, mark.offset)
+                last, aside = self._fold(found, source, projection, mark.offset)
                 if (last.offset, last.chain, last.tail) == (mark.offset, mark.chain, mark.tail):
                     followed += 1
-                    if last.state != mark.state:
+                    if (last.state, last.ordinal) != (mark.state, mark.ordinal):
                         message = "the stored state is not the fold of the bytes"
-                        yield SideDifference(projection.name, "state", found.path, None, 1, 1, message)
+                        yield SideDifference(projection.name, "state", found.path, "watermarks", 1, 1, message)
+                    yield from self._set_aside(projection.name, found.path, mark, aside)
+                elif mark.stat == source.stat:  # no catch-up would look at it
+                    message = "the watermark is not that of the bytes, and the file did not change since"
+                    yield SideDifference(projection.name, "state", found.path, "watermarks", 1, 1, message)
         except ProjectionFailed as failure:
-            yield SideDifference(failure.projection, "failed", found.path, None, 0, 0, failure.message)
+            yield SideDifference(failure.projection, "failed", found.path, "watermarks", 0, 0, failure.message)
         else:
             if followed == len(self._side.projections):
                 yield from self._rows(found.path)
@@ -104,36 +113,55 @@ class _Comparison:
                 for projection in self._side.projections:
                     projection.forget(transaction, [found.path])
 
-    def _fold(self, found: Found, source: Source, projection: Projection, end: int) -> Watermark:
-        """Write the rows of a stream up to an offset into memory, piece by piece; where that came to."""
-        options = self._parts.options
-        folder = Folder([projection], options, decode=self._side.decode, piece_bytes=options.piece_bytes)
+    def _fold(self, found: Found, source: Source, projection: Projection, end: int) -> tuple[Watermark, list[SetAside]]:
+        """Write the rows of a stream up to an offset into memory, piece by piece; where that came to, what was set aside."""
+        folder, aside = self._folders[projection.name], list[SetAside]()
         stream = stream_of(found.path)
         marks: dict[str, Watermark] = {}
         while True:
             (folded,) = folder.fold(stream, source, marks, compressed=found.compressed, end=end)
+            aside += folded.set_aside
             state = projection.decode(folded.mark.state)
             change = Change(stream, found.compressed, state, folded.anew, folded.emitted)
             with self._memory.write() as transaction:
                 projection.write(transaction, [change])
             if not watermarks.is_unfinished(folded.mark):
-                return folded.mark
+                return folded.mark, aside
             marks = {projection.name: folded.mark}
 
     def _rows(self, path: str) -> Iterator[SideDifference]:
         with self._memory.read() as memory:
             for table in self._side.tables:
-                stored, folded = (rows_of(each, table, path) for each in (self._transaction, memory))
-                if stored != folded:
-                    more, fewer = (stored - folded).total(), (folded - stored).total()
+                more, fewer = rows_apart(rows_of(self._transaction, table, path), rows_of(memory, table, path))
+                if more or fewer:
                     message = (
                         f"{more} rows of {table.name} are not what the rollout says, "
                         f"and {fewer} that it says are missing"
                     )
                     yield SideDifference(self._side.name, "rows", path, table.name, more, fewer, message)
 
+    def _set_aside(
+        self, projection: str, path: str, mark: Watermark, aside: list[SetAside]
+    ) -> Iterator[SideDifference]:
+        """The list of set-aside records beside what the bytes give."""
+        # A compressed file that ends too soon is noted where its bytes end, which the fold up to there does not reach.
+        rows = self._transaction.rows(_ASIDE, {"path": path, "projection": projection})
+        stored, folded = (
+            {each for each in found if each.length or each.offset != mark.offset}
+            for found in ([SetAside(*row) for row in rows], aside)
+        )
+        more, fewer = len(stored - folded), len(folded - stored)
+        if more or fewer:
+            message = f"{more} set-aside records that no bytes explain, and {fewer} that are missing"
+            yield SideDifference(projection, "set_aside", path, "set_aside", more, fewer, message)
+
     def _orphans(self) -> Iterator[SideDifference]:
-        for table in self._side.tables:
+        for table in (*self._side.tables, SET_ASIDE):
             for path, count in orphans(self._transaction, table):
                 message = f"{count} rows of {table.name} are of a rollout that was not followed"
                 yield SideDifference(self._side.name, "orphans", path, table.name, count, 0, message)
+
+
+_ASIDE = """
+    SELECT "offset", length, kind, reason, bytes FROM set_aside WHERE stream = :path AND projection = :projection
+"""

@@ -6,14 +6,13 @@ A row is of a stream by one column: the stream's path, or, where a table has man
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from engine.stores.schema import quoted
-from engine.stores.sqlite import Transaction
+from engine.stores.sqlite import Row, Transaction
 
 
 class StreamTable(NamedTuple):
@@ -25,10 +24,45 @@ class StreamTable(NamedTuple):
     local: int = 0
 
 
-def rows_of(transaction: Transaction, table: StreamTable, path: str) -> Counter[Any]:
-    """The rows of one stream, each as often as it is there, without the file's own numbers."""
-    rows = transaction.rows(f"SELECT * {_of_paths(table)}", _named([path]))
-    return Counter(row[table.local :] for row in rows)
+SET_ASIDE = StreamTable("set_aside")
+"""Part of the bookkeeping, and yet rows of streams."""
+
+
+def rows_of(transaction: Transaction, table: StreamTable, path: str) -> Iterator[Row]:
+    """The rows of one stream in the order of `rows_apart`, without the file's own numbers."""
+    names = [name for (name,) in transaction.rows("SELECT name FROM pragma_table_info(:table)", {"table": table.name})]
+    shown = [f"{quoted(name)} COLLATE BINARY" for name in names[table.local :]]
+    key = "(SELECT number FROM rollouts WHERE path = :path)" if table.numbered else ":path"
+    return transaction.rows(
+        f"SELECT {', '.join(shown)} FROM {quoted(table.name)} WHERE {table.column} = {key} ORDER BY {', '.join(shown)}",  # noqa: S608
+        {"path": path},
+    )
+
+
+def rows_apart(ours: Iterator[Row], theirs: Iterator[Row]) -> tuple[int, int]:
+    """How many rows only one of two has, each in SQLite's order. Memory is two rows."""
+    more = fewer = 0
+    mine, other = next(ours, None), next(theirs, None)
+    while mine is not None or other is not None:
+        if mine == other:
+            mine, other = next(ours, None), next(theirs, None)
+        elif other is None or (mine is not None and _order(mine) < _order(other)):
+            more, mine = more + 1, next(ours, None)
+        else:
+            fewer, other = fewer + 1, next(theirs, None)
+    return more, fewer
+
+
+def _order(row: Row) -> list[tuple[int, Any]]:
+    """As SQLite has it: nothing, numbers, texts, bytes."""
+    return [
+        (0, 0)
+        if value is None
+        else (1, value)
+        if isinstance(value, int | float)
+        else (2 + (type(value) is bytes), value)
+        for value in row
+    ]
 
 
 def count(transaction: Transaction, table: StreamTable, paths: Sequence[str]) -> int:

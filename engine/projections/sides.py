@@ -14,15 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from engine.errors import EngineError, StoreError
+from engine.projections.filling import Filling, Show
 from engine.projections.side import Parts, Side, discard
 from engine.stores.sqlite import Database
 
 OWN_PREFIX = "own_"
 """What the file names of applications' own projections begin with, so that none can be one of the engine's."""
-
-_PIECE_MS = 100
-_PIECES_MAX = 1_000
-"""How long the background works on one before it rests, and how often in one round: one that is locked has its end."""
 
 _OWN_FILE = re.compile(r"(?P<name>own_[a-z0-9_]+)_(?P<shape>[1-9][0-9]{0,8})\.sqlite(?:-wal|-shm|-journal)?", re.ASCII)
 
@@ -30,8 +27,9 @@ _OWN_FILE = re.compile(r"(?P<name>own_[a-z0-9_]+)_(?P<shape>[1-9][0-9]{0,8})\.sq
 class Sides:
     """The side databases of one home."""
 
-    def __init__(self, parts: Parts, sides: Sequence[Side]) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, sides: Sequence[Side], filling: Filling) -> None:
+        self.parts = parts
+        self._filling = filling
         self._sides = tuple(sides)
 
     def __iter__(self) -> Iterator[Side]:
@@ -42,34 +40,41 @@ class Sides:
         for side in self._sides:
             side.note(path)
 
+    def fill(self, show: Show, *, rebuild: bool = False) -> None:
+        """Bring each up to date with every rollout, with `rebuild` anew; raises nothing that one of them met."""
+        for side in self._sides:
+            with contextlib.suppress(EngineError, OSError):
+                if not self._filling.fill(side, show, rebuild=rebuild).failed:
+                    side.remove_older_shapes()
+
     def catch_up(self, budget_ms: int | None = None) -> None:
         """Fold what moved into each, for at most so long each (None: to the end); raises nothing that one of them met."""
         for side in self._sides:
             with contextlib.suppress(EngineError, OSError):
-                if side.catch_up(budget_ms) is None and budget_ms is None:
-                    side.remove_older_shapes()
+                side.catch_up(budget_ms)
+
+    def owe(self, paths: Sequence[str]) -> None:
+        """Have these streams folded anew in each that there is; raises nothing that one of them met."""
+        for side in self._sides:
+            with contextlib.suppress(EngineError, OSError):
+                if side.is_there:
+                    side.owe(paths)
+
+    def of(self, title: str) -> Side | None:
+        """The one of this projection."""
+        return next((side for side in self._sides if side.title == title), None)
 
     def tend(self, rest: Callable[[], bool]) -> None:
         """The chore of the background: bring each up to date piece by piece. Raises what the last one met, after all."""
         met: EngineError | OSError | None = None
         for side in self._sides:
             try:
-                for _ in range(_PIECES_MAX):
-                    partial = side.catch_up(_PIECE_MS)
-                    if rest():
-                        return
-                    if partial is None or partial.files_total is not None:
-                        break
+                if self._filling.tend(side, rest):
+                    return
             except (EngineError, OSError) as error:
                 met = error
         if met is not None:
             raise met
-
-    def rebuild(self) -> None:
-        """Fold every stream anew into each; raises nothing that one of them met."""
-        for side in self._sides:
-            with contextlib.suppress(EngineError, OSError):
-                side.rebuild()
 
     def forget(self, paths: Sequence[str], thread_ids: Sequence[str] = ()) -> Mapping[str, int]:
         """Remove every row and every byte of these streams, and of those named for these threads; rows, by database.
@@ -78,7 +83,7 @@ class Sides:
         whoever has them. Raises `StoreError`.
         """
         for name, shape in self._others():
-            discard(self._parts, name, shape)
+            discard(self.parts, name, shape)
         return {side.name: side.forget(paths, thread_ids) for side in self._sides}
 
     def close(self) -> None:
@@ -88,7 +93,7 @@ class Sides:
 
     def _others(self) -> list[tuple[str, int]]:
         """Files of own projections that none of these is, other shapes of theirs among them."""
-        home, files = self._parts.home, self._parts.files
+        home, files = self.parts.home, self.parts.files
         if home.state is None:
             return []
         ours = {(side.name, side.shape) for side in self._sides}

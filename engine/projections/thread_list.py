@@ -1,7 +1,8 @@
 """Questions to the threads table: one row, or a page of them in a stated order.
 
 A page is a keyset page of (key, id), so it is exact under ties and inserts. `next_cursor` goes on in the same direction;
-`backwards_cursor` names the page's first row, which comes again when a client pages the other way to see what changed.
+`backwards_cursor` names the page's first row, which comes again when a client pages the other way to see what changed, and
+with it all of the same key: one that came to the same millisecond later has any id.
 No filter is applied that the request does not name. Order is by record time.
 """
 
@@ -124,13 +125,17 @@ def list_threads(transaction: Transaction, query: ThreadQuery, root: str = "") -
     key = f"threads.{query.sort_key}_ms"
     if query.cursor is not None:
         cursor = _decode_cursor(query.cursor, query.sort_key)
-        sign = ("<" if query.sort_direction == "desc" else ">") + ("=" if cursor.inclusive else "")
-        where = [*where, f"({key}, threads.id) {sign} (:cursor_value, :cursor_id)"]
-        values |= {"cursor_value": cursor.value, "cursor_id": cursor.id}
+        sign = "<" if query.sort_direction == "desc" else ">"
+        values["cursor_value"] = cursor.value
+        if cursor.inclusive:
+            where = [*where, f"{key} {sign}= :cursor_value"]
+        else:
+            where = [*where, f"({key}, threads.id) {sign} (:cursor_value, :cursor_id)"]
+            values["cursor_id"] = cursor.id
     sql = f"""{_SELECT} {_where(where)} ORDER BY {key} {query.sort_direction}, threads.id {query.sort_direction} LIMIT :limit"""
     values["limit"] = query.limit + 1 if query.limit else -1
     width = len(COLUMNS)
-    rows = [row_of(row[:width], Decided(*row[width:]), root) for row in transaction.rows(sql, values)]
+    rows = [_row(row[:width], root, *row[width:]) for row in transaction.rows(sql, values)]
     more = bool(query.limit) and len(rows) > query.limit
     rows = rows[: query.limit] if more else rows
     return Page(
@@ -172,14 +177,46 @@ def get_thread(transaction: Transaction, thread_id: str, root: str = "") -> Thre
     return None if stored is None else row_of(*stored, root)
 
 
+def get_threads(transaction: Transaction, thread_ids: Sequence[str]) -> dict[str, ThreadRow]:
+    """Those of these threads that are listed, by id."""
+    sql = f"{_SELECT} WHERE threads.id IN (SELECT value FROM json_each(:ids)) AND {_NOT_DISMISSED}"  # noqa: S608 - names of ours
+    rows = transaction.rows(sql, {"ids": msgspec.json.encode(list(thread_ids)).decode()})
+    found = (row_of(row[: len(COLUMNS)], Decided(*row[len(COLUMNS) :])) for row in rows)
+    return {row.id: row for row in found}
+
+
+def threads_in(transaction: Transaction, cwds: Sequence[str]) -> list[str]:
+    """The ids of the threads of these folders."""
+    wanted = {"cwds": msgspec.json.encode(list(cwds)).decode()}
+    return [thread_id for (thread_id,) in transaction.rows(_IN_FOLDERS, wanted)]
+
+
+def named_threads(transaction: Transaction) -> Iterator[tuple[str, str, int]]:
+    """The threads that somebody named, but erased ones: id, name, when."""
+    yield from transaction.rows(_NAMED)
+
+
 def row_of(values: Sequence[Any], decided: Decided, root: str = "") -> ThreadRow:
     """The answer: what the rollout says, and what was decided; of two memory modes the later."""
+    return _row(values, root, *decided)
+
+
+def _row(
+    values: Sequence[Any],
+    root: str,
+    missing: bool,  # noqa: FBT001 - the columns behind, in their order: a list has many rows
+    name: str | None,
+    archived_at_ms: int | None,
+    memory_mode: str | None,
+    memory_mode_at_ms: int | None,
+) -> ThreadRow:
+    """A row of a list."""
     fields = list(values)
     fields[_PATH] = root + fields[_PATH]
     archived = fields[_ARCHIVED] = bool(fields[_ARCHIVED])
-    if decided.memory_mode is not None and (decided.memory_mode_at_ms or 0) >= (fields[_MODE_AT] or 0):
-        fields[_MODE], fields[_MODE_AT] = decided.memory_mode, decided.memory_mode_at_ms
-    fields += (decided.archived_at_ms if archived else None, decided.name, bool(decided.missing))
+    if memory_mode is not None and (memory_mode_at_ms or 0) >= (fields[_MODE_AT] or 0):
+        fields[_MODE], fields[_MODE_AT] = memory_mode, memory_mode_at_ms
+    fields += (archived_at_ms if archived else None, name, bool(missing))
     return ThreadRow(*fields)
 
 
@@ -282,6 +319,21 @@ _NAME = """iif(
     coalesce(facts.name_at_ms, -1) >= coalesce(index_names.name_at_ms, -1), facts.name, nullif(index_names.name, '')
 )"""
 """Two streams may name a thread: the later record counts, also one that takes the name away."""
+
+_NAMED = f"""
+    SELECT * FROM (
+        SELECT ids.thread_id, {_NAME} AS name,
+            max(coalesce(facts.name_at_ms, -1), coalesce(index_names.name_at_ms, -1)) AS at_ms
+        FROM (
+            SELECT thread_id FROM facts WHERE name IS NOT NULL UNION SELECT thread_id FROM index_names
+        ) AS ids
+        LEFT JOIN facts ON facts.thread_id = ids.thread_id
+        LEFT JOIN index_names ON index_names.thread_id = ids.thread_id
+        WHERE facts.erased_at_ms IS NULL AND coalesce(facts.erase_pending, 0) = 0
+    ) WHERE name IS NOT NULL AND name <> ''
+"""  # noqa: S608 - names of ours
+
+_IN_FOLDERS = "SELECT id FROM threads WHERE cwd IN (SELECT value FROM json_each(:cwds))"
 
 _FOUND = f"instr(casefold(concat_ws(char(31), title, preview, first_user_message, {_NAME})), :search)"
 

@@ -4,6 +4,8 @@ Which record sets which field is codex_state.md 3.3; where this differs from the
 says why. Times come from records, never from the file system. `archived` is the folder the file is in. What was decided
 about a thread from outside (its name, say) is not here: that is the journal's to tell.
 
+Its part `goals.py` has what the records say of the thread's goal, a row a rollout.
+
 A thread may have several rollouts: a revert starts a second one, and copies happen. Each is folded by itself and stands
 in `streams`; the row shows the head, which is the rollout that no other of the thread's rollouts names as its base,
 present before missing, newest name first, active before archived.
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, field
 
 from engine.events.payloads import (
     GoalUpdated,
@@ -37,6 +39,7 @@ from engine.events.upcast import (
     source_of,
     spawn_of,
 )
+from engine.projections.goals import GoalPart, forget_goals, write_goals
 from engine.projections.projection import Change, Piece, Stream
 from engine.stores.layout import is_id, parse_path
 
@@ -112,6 +115,7 @@ class ThreadState(Struct, array_like=True):
     git_branch: str | None = None
     git_origin_url: str | None = None
     memory_mode_at_ms: int | None = None
+    goal: GoalPart = field(default_factory=GoalPart)
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -122,7 +126,7 @@ class Threads:
     """The projection. It follows the protocol that a user's own projection follows."""
 
     name = "threads"
-    version = 1
+    version = 2
     kinds = frozenset(
         {
             "session_meta",
@@ -143,6 +147,8 @@ class Threads:
             return _apply_meta(state, record, offset)
         if record.ordinal is not None and record.ordinal < state.inherited_below:
             return False
+        if kind in _APPLY_AT:
+            return _APPLY_AT[kind](state, record, offset)
         return _APPLY[kind](state, record)
 
     def close_piece(self, state: ThreadState, piece: Piece) -> None:
@@ -158,7 +164,7 @@ class Threads:
                 setattr(state, name, _bounded(value, bytes_max))
 
     def emit(self, state: ThreadState) -> list[Any]:
-        return []  # a row a thread, all of it in the state
+        return state.goal.emit()  # all but the goal's row is in the state
 
     def encode(self, state: ThreadState) -> bytes:
         return _ENCODER.encode(state)
@@ -172,6 +178,7 @@ class Threads:
         transaction.run_many(
             _UPSERT_STREAM, [(*stream_row(change.stream, change.state), int(change.compressed)) for change in changes]
         )
+        write_goals(transaction, [(change, change.state.goal) for change in changes])
         self._choose_heads(transaction, touched, {change.stream.path: change for change in changes})
 
     def forget(self, transaction: Transaction, paths: Sequence[str]) -> None:
@@ -179,6 +186,7 @@ class Threads:
         transaction.run(
             "DELETE FROM streams WHERE path IN (SELECT value FROM json_each(:paths))", {"paths": _json(paths)}
         )
+        forget_goals(transaction, paths)
         self._choose_heads(transaction, touched, {})
 
     def rechoose(self, transaction: Transaction, paths: Sequence[str]) -> None:
@@ -399,12 +407,13 @@ def _take_user_text(state: ThreadState, text: str, placeholder: str | None) -> b
     return True
 
 
-def _apply_goal(state: ThreadState, record: Record[GoalUpdated]) -> bool:
+def _apply_goal(state: ThreadState, record: Record[GoalUpdated], offset: int) -> bool:
     goal = record.payload.goal
     objective = _cut((goal.objective or "").strip()) if goal is not None else ""
     if not objective:
         return False
     state.preview = state.preview or objective
+    state.goal.take_goal(record.payload, state.thread_id, offset)
     return True
 
 
@@ -417,11 +426,11 @@ def _apply_tokens(state: ThreadState, record: Record[TokenCount]) -> bool:
     return True
 
 
-def _apply_turn(state: ThreadState, record: Record[Any]) -> bool:
+def _apply_turn(state: ThreadState, record: Record[Any], offset: int) -> bool:
     at_ms = time_ms(record.timestamp)
     if at_ms is None:
         return False
-    state.turn_at_ms = at_ms
+    state.turn_at_ms, state.goal.turn_at = at_ms, offset
     return True
 
 
@@ -430,10 +439,14 @@ _APPLY: dict[str, Callable[[ThreadState, Record[Any]], bool]] = {
     "event_msg.thread_settings_applied": _apply_settings,
     "event_msg.user_message": _apply_user_message,
     "event_msg.item_completed.UserMessage": _apply_user_item,
-    "event_msg.thread_goal_updated": _apply_goal,
     "event_msg.token_count": _apply_tokens,
+}
+
+_APPLY_AT: dict[str, Callable[[ThreadState, Record[Any], int], bool]] = {
+    "event_msg.thread_goal_updated": _apply_goal,
     "event_msg.task_started": _apply_turn,
 }
+"""Those for which it matters where the record stands."""
 
 
 def _cut(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:

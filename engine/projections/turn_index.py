@@ -5,22 +5,27 @@ A question finds the thread's head and what it goes on from, folds what of these
 that was dropped in, forked, reverted or moved is there at the first question, and so is everything after the file was
 lost. All other rollouts are left to the background and the back-fill.
 
+Where a large paginated rollout is not indexed yet, its newest turns and items are read from its end (`turn_tail.py`) and the
+index is filled behind: nobody waits for megabytes to see the first page.
+
 `partial` of an answer counts the thread's own rollouts: not all of a large one was folded yet, somebody keeps the file
 locked, a rollout cannot be read, or one that the thread goes on from is not there, and the rest is shown without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from msgspec.structs import replace
 
-from engine.errors import LineageBroken
+from engine.clock import Clock
 from engine.events.record import decode_as
 from engine.options import Options
 from engine.projections.catchup import Partial
 from engine.projections.history import History, readable
+from engine.projections.shown import Shown
 from engine.projections.side import Parts, Side
 from engine.projections.turn_list import (
     ItemPage,
@@ -33,12 +38,13 @@ from engine.projections.turn_list import (
     read_turns,
 )
 from engine.projections.turn_rows import STREAM_TABLES
+from engine.projections.turn_tail import Newest, newest_of, scratch
 from engine.projections.turns import Turns
 from engine.stores import migrate
 from engine.stores.bodies import Bodies
 from engine.stores.files import Files
-from engine.stores.layout import Found, Home, find
-from engine.stores.lineage import Segment, shown_lineage
+from engine.stores.layout import Found, Home
+from engine.stores.lineage import Segment
 from engine.stores.link import files_translated
 from engine.stores.sqlite import Transaction
 from engine.stores.writer_lock import live_owner
@@ -48,6 +54,9 @@ HISTORY_SHAPE = 1
 
 FOLLOW_MS = 2_000
 """How long one question may fold the rollouts of its thread: a bound for hundreds of megabytes that nobody indexed yet."""
+
+BEHIND_BYTES_MIN = 8 << 20
+"""What is not indexed of a rollout whose newest turns are read from its end: less is folded as fast."""
 
 _Picked = TypeVar("_Picked")
 _Asked = Callable[[Transaction, list[Segment], bool], _Picked]
@@ -64,11 +73,25 @@ def history_side(parts: Parts) -> Side:
 class TurnIndex:
     """Answers pages of one thread's turns and items."""
 
-    def __init__(self, home: Home, side: Side, history: History, *, options: Options, files: Files) -> None:
+    def __init__(
+        self,
+        home: Home,
+        side: Side,
+        history: History,
+        fill: Callable[[], None],
+        *,
+        options: Options,
+        clock: Clock,
+        files: Files,
+    ) -> None:
+        """`fill` has the background go on filling the index now."""
         self._home = home
         self._side = side
         self._history = history
+        self._shown = Shown(home, history, options=options, files=files)
+        self._fill = fill
         self._options = options
+        self._clock = clock
         self._files = files
 
     def turns(self, thread_id: str, query: TurnQuery) -> TurnPage:
@@ -78,6 +101,7 @@ class TurnIndex:
             lambda transaction, segments, running: pick_turns(
                 transaction, thread_id, segments, replace(query, running=running)
             ),
+            None if _is_elsewhere(query) else Newest(query.limit, items=False),
         )
         with Bodies(self._home, options=self._options, files=self._files) as bodies:
             return replace(read_turns(picked, bodies), partial=partial)
@@ -89,14 +113,21 @@ class TurnIndex:
             lambda transaction, segments, running: pick_items(
                 transaction, thread_id, segments, replace(query, running=running)
             ),
+            None if _is_elsewhere(query) or query.turn_id is not None else Newest(query.limit, items=True),
         )
         with Bodies(self._home, options=self._options, files=self._files) as bodies:
             return replace(read_picked_items(picked, bodies), partial=partial)
 
-    def _ask(self, thread_id: str, pick: _Asked[_Picked]) -> tuple[_Picked, Partial | None]:
+    def _ask(self, thread_id: str, pick: _Asked[_Picked], newest: Newest | None) -> tuple[_Picked, Partial | None]:
         was_held = self._is_held(thread_id)  # a turn that ends while it is looked for was never interrupted
         _, head = self._history.find(thread_id)
-        segments, is_broken = self._segments(head)
+        segments, is_broken = self._shown.segments(head)
+        if newest is not None and len(segments) == 1 and self._side.bytes_behind(head) >= BEHIND_BYTES_MIN:
+            with self._newest(head, newest) as transaction:
+                if transaction is not None:
+                    self._fill()
+                    running = was_held or self._is_held(thread_id)
+                    return pick(transaction, segments, running), Partial(0, 1, unread=int(is_broken))
         picked, partial = self._side.ask_of(
             [segment.found for segment in reversed(segments)],  # where there is no time for all, the newest are first
             lambda transaction: pick(transaction, segments, was_held or self._is_held(thread_id)),
@@ -107,28 +138,16 @@ class TurnIndex:
             partial = Partial(done, None, 1 + (0 if partial is None else partial.unread))
         return picked, partial
 
-    def _segments(self, head: Found) -> tuple[list[Segment], bool]:
-        """What a thread shows, oldest first, and whether the way to what it goes on from is broken."""
-        thread_id = head.name.thread_id
-        with readable(head):
-            try:
-                return shown_lineage(
-                    self._home,
-                    head,
-                    lambda each: self._resolve(each, thread_id),
-                    options=self._options,
-                    files=self._files,
-                ), False
-            except LineageBroken:
-                return [Segment(head, None)], True
-
-    def _resolve(self, rollout_id: str, thread_id: str) -> Found | None:
-        """A rollout by its id; by the names of the files where the rows do not know of it yet."""
-        found = self._history.resolve(rollout_id)
-        if found is not None:
-            return found
-        named = [*find(self._home, rollout_id, self._files), *find(self._home, thread_id, self._files)]
-        return next((each for each in named if (each.name.own_rollout_id or each.name.thread_id) == rollout_id), None)
+    @contextlib.contextmanager
+    def _newest(self, head: Found, newest: Newest) -> Iterator[Transaction | None]:
+        """Rows from the rollout's end, in a database of their own."""
+        options, files = self._options, self._files
+        with (
+            contextlib.closing(scratch(HISTORY_SHAPE, options=options, clock=self._clock, files=files)) as database,
+            readable(head),
+            newest_of(self._home, head, newest, database, options=options, files=files) as transaction,
+        ):
+            yield transaction
 
     def _is_held(self, thread_id: str) -> bool:
         """Whether somebody has the thread open for writing; one whose lock cannot be looked at is taken for nobody's."""
@@ -136,3 +155,8 @@ class TurnIndex:
             return live_owner(self._home, thread_id.lower(), self._files) is not None
         except OSError:
             return False
+
+
+def _is_elsewhere(query: TurnQuery | ItemQuery) -> bool:
+    """Whether a page is not the newest one."""
+    return query.cursor is not None or query.sort_direction != "desc" or not query.limit

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from engine.events.kinds import ITEM_COMPLETED
-from engine.events.payloads import ItemCompleted, TaskEnded, TaskStarted, UserItemCompleted
+from engine.events.payloads import AgentItemCompleted, ItemCompleted, TaskEnded, TaskStarted, UserItemCompleted
 from engine.events.record import Record
 from engine.events.thread_items import FINAL_AGENT, PLAIN_AGENT, USER_MESSAGE, type_number
 from engine.projections.turn_state import (
@@ -35,6 +35,8 @@ from engine.projections.turn_state import (
     whole,
 )
 
+Completed = ItemCompleted | AgentItemCompleted | UserItemCompleted
+
 _COMPLETED = msgspec.json.Decoder(ItemCompleted)
 _SAID = {USER_MESSAGE: "first_user", FINAL_AGENT: "final_agent", PLAIN_AGENT: "plain_agent"}
 
@@ -49,11 +51,11 @@ def apply_paginated(state: TurnsState, record: Record[Any], kind: str, offset: i
     return False
 
 
-def completed_of(record: Record[Any]) -> ItemCompleted | UserItemCompleted:
+def completed_of(record: Record[Any]) -> Completed:
     """The payload of a completed item, also of a tag that is not known here."""
     payload = record.payload
     if not isinstance(payload, Raw):
-        completed: ItemCompleted | UserItemCompleted = payload
+        completed: Completed = payload
         return completed
     try:
         return _COMPLETED.decode(payload)
@@ -61,13 +63,13 @@ def completed_of(record: Record[Any]) -> ItemCompleted | UserItemCompleted:
         raise ValueError(f"the item cannot be read: {error}") from None
 
 
-def type_of(kind: str, completed: ItemCompleted | UserItemCompleted) -> int:
+def type_of(kind: str, completed: Completed) -> int:
     """The number of a completed item's type."""
     item = completed.item
     return type_number(kind, phase=getattr(item, "phase", None), extension=getattr(item, "kind", None))
 
 
-def created_ms(completed: ItemCompleted | UserItemCompleted, record: Record[Any]) -> int | None:
+def created_ms(completed: Completed, record: Record[Any]) -> int | None:
     """When an item began, or was written down."""
     started = whole(completed.started_at_ms)
     return record_ms(record) if started is None else started
@@ -127,9 +129,7 @@ def ended_of(record: Record[TaskEnded], offset: int, length: int, turn: int, sta
     )
 
 
-def _completed(
-    state: TurnsState, completed: ItemCompleted | UserItemCompleted, record: Record[Any], kind: str, offset: int
-) -> bool:
+def _completed(state: TurnsState, completed: Completed, record: Record[Any], kind: str, offset: int) -> bool:
     turn = state.digest_of(completed.turn_id) if completed.turn_id else state.kept.row
     number = type_of(kind, completed)
     item_id = completed.item.id

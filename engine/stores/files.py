@@ -65,6 +65,10 @@ class Files:
         """What the open file is."""
         return _stat(os.fstat(fd))
 
+    def mode(self, fd: int, *, op: str) -> int:
+        """Who may do what with the open file: its permission bits."""
+        return stat_module.S_IMODE(os.fstat(fd).st_mode)
+
     def stat(self, path: str, *, op: str) -> FileStat | None:
         """What the file at `path` is, or None where there is none. Follows no link."""
         try:

@@ -87,6 +87,8 @@ class Link:
             self.connection = apsw.Connection(path, flags=flags)
             self.connection.transaction_mode = "IMMEDIATE"
             self.connection.set_busy_handler(self._busy)
+            # Else a statement whose plan looked at a bound value (every `LIMIT :limit`) is planned anew at each run.
+            self.connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
             # SQLite's own lower() knows ASCII alone, so a search for an accented word would not find even itself.
             self.connection.create_scalar_function("casefold", _casefold, 1, deterministic=True)
 

@@ -132,6 +132,8 @@ class Setup:
     options: Options
     clock: Clock
     files: Files
+    pragmas: Sequence[str] = ()
+    """Of this database alone, run before a new file is written to."""
 
     def lock(self, place: Place, *, shared: bool) -> contextlib.AbstractContextManager[None]:
         return locked(
@@ -177,7 +179,7 @@ class Setup:
         link = Link(place.path, apsw.SQLITE_OPEN_READWRITE, self.options, self.clock, self.files)
         with link.closed_on_error(), link.translated("open"), _damage_told(link, certain=False):
             link.keep_wal(wanted=True)
-            for pragma in _CONNECTION_PRAGMAS:
+            for pragma in (*_CONNECTION_PRAGMAS, *self.pragmas):
                 link.connection.execute(pragma)
             link.connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
             link.keep_wal(wanted=False)

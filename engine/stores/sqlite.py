@@ -154,20 +154,21 @@ class Database:
         *,
         migrations: str,
         more: Sequence[migrate.Migration] = (),
+        pragmas: Sequence[str] = (),
         options: Options,
         clock: Clock,
         files: Files,
     ) -> Database:
         """Open the database, made and migrated where need be; `folder` None keeps it in memory, on one connection.
 
-        `migrations` names the folder of its schema, `more` is what comes behind it.
+        `migrations` names the folder of its schema, `more` is what comes behind it; `pragmas` are its own, beside those of all.
         Raises `StoreNewer`, `MigrationChanged` (nothing was changed), `StoreBusy`, `StoreUnavailable`, `StoreReadOnly`,
         `StoreFull`, `LibraryTooOld`.
         """
         check_library(LIBRARY_VERSION)
         with files_translated("open", migrations):
             carried = migrate.behind(migrate.load(migrations, files), more)
-            setup = Setup(shape, carried, options, clock, files)
+            setup = Setup(shape, carried, options, clock, files, tuple(pragmas))
         place = Place(_utf8(os.path.abspath(folder)), name, shape) if folder is not None else None
         database = cls(place, name, setup)
         try:
@@ -234,6 +235,22 @@ class Database:
                 link.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         finally:
             self._mutex.release()
+
+    def try_empty_wal(self) -> bool:
+        """Move all of the -wal into the file and cut it, waiting for nobody; False where a reader still needs it."""
+        if self._place is None:
+            return True
+        with self._alone("checkpoint"):
+            link = self._writing_link()
+            link.wait_ms_max = 0
+            try:
+                with link.translated("checkpoint"):
+                    link.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except StoreBusy:
+                return False
+            finally:
+                link.wait_ms_max = self._wait_ms_max()
+        return True
 
     def scrub(self) -> None:
         """Write the file anew and empty the -wal, so that no byte of what was removed from it is left in either.

@@ -69,8 +69,10 @@ import engine
 from engine.follow import Notice
 start = "beginning"
 if os.path.exists(out):
-    kept = [json.loads(line) for line in open(out) if line.endswith(chr(10))]
-    start = next((piece["token"] for piece in reversed(kept)), start)
+    kept = open(out, "rb").read()
+    os.truncate(out, kept.rfind(b"\\n") + 1)  # a kill can cut even one write
+    pieces = kept[: kept.rfind(b"\\n") + 1].splitlines()
+    start = json.loads(pieces[-1])["token"] if pieces else start
 file = os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 with engine.open(home, state_dir=f"{out}.state" if how == "elsewhere" else None) as e:
     with e.follow(start=start) as follower:
@@ -127,7 +129,8 @@ def logged(home: Path) -> dict[str, list[tuple[int, int]]]:
 def told(out: Path) -> tuple[dict[str, list[tuple[int, int]]], list[Any]]:
     found: dict[str, list[tuple[int, int]]] = {}
     notices = []
-    for line in out.read_text().splitlines() if out.exists() else []:
+    kept = out.read_bytes() if out.exists() else b""
+    for line in kept[: kept.rfind(b"\n") + 1].splitlines():
         for first, *rest in json.loads(line)["told"]:
             if first == "notice":
                 notices.append(rest)

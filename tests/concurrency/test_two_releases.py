@@ -32,12 +32,13 @@ import engine
 from engine.options import Options
 from engine.projections.threads import Threads
 home, state, version, scan_s = sys.argv[1], sys.argv[2] or None, int(sys.argv[3]), float(sys.argv[4])
+Threads.version = version
 if version > 1:
     plain = Threads.close_piece
     def close_piece(self, state, piece):
         plain(self, state, piece)
         state.title = f"release {version}: {state.preview}"
-    Threads.version, Threads.close_piece = version, close_piece
+    Threads.close_piece = close_piece
 options = Options(background_scan_s=scan_s, flush_delay_ms=5, scan_interval_ms=0, spectator_poll_ms=5)
 with engine.open(home, state_dir=state, options=options) as e:
     def create(word):

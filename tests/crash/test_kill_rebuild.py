@@ -33,8 +33,17 @@ import sys
 import engine
 from engine.options import Options
 options = Options(background_scan_s=0, batch_streams=int(sys.argv[2]), lease_ms=600_000)
+checkpoints_left = int(sys.argv[3])  # behind the last of them it waits to be killed; 0 is never
+
+def tell(at):
+    global checkpoints_left
+    print(at.files_done, flush=True)
+    checkpoints_left -= 1
+    if checkpoints_left == 0:
+        sys.stdin.read()
+
 with engine.open(sys.argv[1], options=options) as opened:
-    report = opened.rebuild(progress=lambda at: print(at.files_done, flush=True))
+    report = opened.rebuild(progress=tell)
     print("ended", report.status, flush=True)
 """
 
@@ -102,15 +111,11 @@ def child(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def killed(home: Path, batch: int, rng: Random) -> int:
-    """Start a rebuild, kill it behind some checkpoints; how far it was, 0 where it was killed before it told."""
-    with child(REBUILD, str(home), str(batch)) as process:
+    """Start a rebuild, kill it behind some checkpoints, one more at most than it told of; how far it was."""
+    checkpoints = rng.randint(1, 3)
+    with child(REBUILD, str(home), str(batch), str(checkpoints + 1)) as process:
         assert process.stdout is not None
-        done = 0
-        for _ in range(rng.randint(1, 4)):
-            line = process.stdout.readline()
-            if not line.strip().isdigit():
-                break
-            done = int(line)
+        done = [int(process.stdout.readline()) for _ in range(checkpoints)][-1]
         time.sleep(rng.uniform(0, 0.02))  # at any moment of the next batch
         process.send_signal(signal.SIGKILL)
     return done
@@ -124,7 +129,7 @@ def rebuilt_beside_work(home: Path, batch: int, seed: int, tmp_path: Path) -> No
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
         progress = [killed(home, batch, rng) for _ in range(3)]
-        with child(REBUILD, str(home), str(batch)) as last:
+        with child(REBUILD, str(home), str(batch), "0") as last:
             said, errors = last.communicate(timeout=900)
             assert (last.returncode, errors) == (0, "")
             assert said.splitlines()[-1] == "ended complete"
@@ -134,10 +139,9 @@ def rebuilt_beside_work(home: Path, batch: int, seed: int, tmp_path: Path) -> No
     for seen in (counting.counts, counting.listed):
         assert seen[0] >= before
         assert seen == sorted(seen), "a list shrank"
-    # The next run began behind what the killed one had done, not before it; after one that had all done it begins anew.
-    began = [int(line) for line in said.splitlines()[:1]]
-    if max(progress) < before:
-        assert began[0] >= max(progress) - made - appended - batch
+    # The next run began behind what the killed one had done, not before it.
+    assert 0 < max(progress) < before, "no run was killed between its first checkpoint and its last"
+    assert int(said.splitlines()[0]) >= max(progress) - made - appended - batch
     check_end(home, state, before + made, tmp_path)
 
 
@@ -206,7 +210,7 @@ def test_a_rebuild_goes_on_when_the_one_that_was_joined_dies(tmp_path: Path) -> 
     make_home(home, HomePlan(threads=400, bytes_max=2_000, reverted=0.0))
     with engine.open(str(home)) as opened:
         opened.backfill()
-    with child(REBUILD, str(home), "5") as first:
+    with child(REBUILD, str(home), "5", "0") as first:
         assert first.stdout is not None
         while int(first.stdout.readline()) < 20:
             pass

@@ -16,9 +16,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import pytest
 import zstandard
@@ -84,6 +86,9 @@ class Read:
     last_ms: int | None = None
     turn_ms: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    goal: tuple[Any, ...] | None = None
+    deferred_at: int | None = None
+    turn_at: int = -1
 
     @property
     def rollout_id(self) -> str:
@@ -397,7 +402,18 @@ SHAPES: dict[str, Shape] = {
     "event_msg.item_completed.UserMessage": mapping(
         "item", item=mapping(content=list_of(mapping(type=text, text=text_or_null)))
     ),
-    "event_msg.thread_goal_updated": mapping(goal=mapping(null=True, objective=text_or_null)),
+    "event_msg.thread_goal_updated": mapping(
+        threadId=text_or_null,
+        deferred=kept(bool, type(None)),
+        goal=mapping(
+            null=True,
+            **dict.fromkeys(("objective", "status", "threadId", "goalId"), text_or_null),
+            **dict.fromkeys(
+                "tokenBudget tokensUsed timeUsedSeconds createdAt updatedAt createdAtMs updatedAtMs".split(),
+                kept(int, type(None)),
+            ),
+        ),
+    ),
     "event_msg.token_count": mapping(
         info=mapping(null=True, total_token_usage=mapping(null=True, total_tokens=number))
     ),
@@ -437,13 +453,47 @@ def apply(read: Read, record: Fields, kind: str, offset: int) -> bool:
             facts["tokens_used"] = max(int(usage["total_tokens"]), 0)
     elif kind == "event_msg.task_started":
         at_ms = ms(record["timestamp"][0])
-        read.turn_ms = read.turn_ms if at_ms is None else at_ms
+        read.turn_ms, read.turn_at = (read.turn_ms, read.turn_at) if at_ms is None else (at_ms, offset)
     elif kind == "event_msg.thread_goal_updated":
         objective = cut(((got.get("goal") or {}).get("objective") or "").strip())
         facts["preview"] = facts.get("preview") or objective or None
+        take_goal(read, got, offset)
     else:
         take_words(facts, *said(kind, got))
     return True
+
+
+def take_goal(read: Read, got: dict[str, Any], offset: int) -> None:
+    """A record of a goal [13]."""
+    goal = got.get("goal") or {}
+    objective = (goal.get("objective") or "").strip()
+    if not objective or (got.get("threadId") or goal.get("threadId") or read.thread_id).lower() != read.thread_id:
+        return
+
+    def count(name: str) -> int:
+        return max(goal.get(name) or 0, 0)
+
+    def time(name: str, other: int) -> int:
+        if goal.get(f"{name}Ms") is not None:
+            return count(f"{name}Ms")
+        return other if goal.get(name) is None else count(name) * 1000
+
+    digest = bytearray(sha256(f"{read.thread_id} {count('createdAt')}".encode()).digest()[:16])
+    digest[6], digest[8] = 0x80 | digest[6] & 0x0F, 0x80 | digest[8] & 0x3F
+    status = (goal.get("status") or "active")[:64]
+    created = time("createdAt", 0)
+    read.goal = (
+        (goal.get("goalId") or "")[:256] or str(UUID(bytes=bytes(digest))),
+        objective[:4_000],
+        {"usageLimited": "usage_limited", "budgetLimited": "budget_limited"}.get(status, status),
+        None if goal.get("tokenBudget") is None else count("tokenBudget"),
+        count("tokensUsed"),
+        count("timeUsedSeconds"),
+        created,
+        time("updatedAt", created),
+    )
+    if got.get("deferred") is not None:
+        read.deferred_at = offset if got["deferred"] else None
 
 
 def take_meta(read: Read, got: dict[str, Any], raw: dict[str, str], offset: int, at_ms: int | None) -> bool:
@@ -609,6 +659,10 @@ def compare(home: Path, state: Path) -> list[Read]:
                 )
                 for each in found
             )  # fmt: skip
+            told = {
+                each.path: (*each.goal, int((each.deferred_at or -1) > each.turn_at)) for each in found if each.goal
+            }
+            assert {path: tuple(row) for path, *row in transaction.rows("SELECT * FROM goals")} == told
             aside = transaction.rows('SELECT stream, "offset", length, kind FROM set_aside')
             assert sorted(aside, key=str) == sorted(
                 ((each.path, *one) for each in found for one in each.set_aside), key=str
@@ -691,7 +745,7 @@ def test_a_watermark_can_be_computed_from_the_bytes_as_the_page_says(tmp_path: P
         chain = bytes(16)
         for start in range(0, len(data) - 65_535, 65_536):
             chain = xxh3_128_digest(chain + data[start : start + 65_536])
-        wanted[each.path] = (1, each.followed, each.ordinal, chain, xxh3_128_digest(data[-65_536:]))
+        wanted[each.path] = (2, each.followed, each.ordinal, chain, xxh3_128_digest(data[-65_536:]))
     with engine.open(str(home), state_dir=str(tmp_path / "state")) as opened:
         opened.backfill()
         with tables(opened) as transaction:
@@ -740,3 +794,25 @@ def test_the_page_names_the_kinds_columns_and_looks_that_there_are() -> None:
             decode(line)
         found.add(caught.value.look)
     assert looks == found
+
+
+def test_the_page_is_enough_to_read_goals_by(tmp_path: Path) -> None:
+    """Those of the engine, a fork's that waits and one whose turn began, and odd ones of another program."""
+    with engine.open(str(make_empty_home(tmp_path)), state_dir=str(tmp_path / "own")) as e:
+        parent = e.threads.create(cwd="/")
+        with parent.turn() as turn:
+            turn.user_message("hello")
+        e.goals.replace(parent.id, "all tests pass", token_budget=5)
+        e.goals.account(parent.id, tokens=7, seconds=2)
+        e.threads.fork(parent.id)
+        with e.threads.fork(parent.id) as begun, begun.turn() as turn:
+            turn.user_message("go on")
+        goal = {"objective": " x ", "status": "someLaterStatus", "createdAt": 1_795_369_505, "tokensUsed": -4}
+        for more in ({}, {"updatedAt": 1_795_369_507, "tokenBudget": 9}, {"goalId": "", "createdAtMs": None}):
+            thread = e.threads.create(cwd="/")
+            said = {"type": "thread_goal_updated", "goal": {**goal, **more}}
+            thread.append([{"type": "event_msg", "payload": said}])
+            thread.append([{"type": "event_msg", "payload": {**said, "threadId": parent.id}}])
+    found = compare(tmp_path / "home", tmp_path / "state")
+    assert [each.goal is not None for each in found] == [True] * 6
+    assert sorted((each.deferred_at or -1) > each.turn_at for each in found) == [False] * 5 + [True]

@@ -28,8 +28,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 OPTIONS = Options(scan_interval_ms=0, busy_wait_ms=2_000)
 PAGE_BYTES = 8_192
 
-NOT_AUDITED = {"facts", "index_names", "fact_streams", "set_aside", "backfill", "migrations"}
-"""Tables that the audit does not compare with the files; a rebuild makes them anew all the same."""
+NOT_AUDITED = {"fact_streams", "backfill", "migrations"}
+"""Bookkeeping that the audit does not compare with the files; a rebuild makes it anew all the same."""
 
 HISTORY = {"divergences", "failures"}
 """Tables that tell what was met, which no file tells again."""
@@ -110,12 +110,14 @@ def use(opened: engine.Engine, bench: Bench) -> None:
 
 
 def check(bench: Bench, where: object) -> str:
-    """One of the three outcomes, and which."""
+    """One of the outcomes, and which: the same, set aside by itself, named by an audit, or named and the rows differed.
+
+    What is named is mended.
+    """
     with bench.opened() as opened:
         use(opened, bench)
-        findings = [found for found in opened.audit().findings if found.severity == "error"]
-        now = bench.dump()
-        differing = {table for table in bench.rows if now.get(table) != bench.rows[table]}
+        findings = opened.audit().faults
+        differing = differing_from(bench)
         aside = bench.aside("state_1.sqlite")
         assert aside <= 1, f"set aside more than once: {where}"
         if differing - HISTORY:
@@ -123,20 +125,35 @@ def check(bench: Bench, where: object) -> str:
             # A rebuild asks SQLite for its own check before anything else: what no query met yet is met by it.
             told = findings or opened._database.integrity() != ["ok"] or differing <= NOT_AUDITED | HISTORY
             assert told, f"silent: {differing} at {where}"
+        if findings or differing - HISTORY:
             mend(opened, bench, {found.thread_id for found in findings if found.thread_id}, where)
     assert bench.digest() == bench.truth
-    return "mended" if differing else "set aside" if aside else "the same"
+    return "mended" if differing else "set aside" if aside else "named" if findings else "the same"
 
 
 def mend(opened: engine.Engine, bench: Bench, threads: set[str], where: object) -> None:
-    """A rebuild, and by name what a damaged version makes it take for a newer engine's."""
-    opened.rebuild()
-    for thread in threads:
-        opened.rebuild(thread)
-    opened.rebuild(projection="facts")
+    """A repair mends what is named but for what looks like a newer engine's: that, and bookkeeping, wants a rebuild."""
+    report = opened.repair()
+    if (
+        differing_from(bench) - NOT_AUDITED - HISTORY
+    ):  # a row that no query reads but by its index: only deep looks see it
+        report = opened.repair(deep=True)
+    assert report.is_clean, f"named and not repaired: {report.left} at {where}"
+    left = {found.class_ for found in report.left} & {"newer_projection"}
+    if left or differing_from(bench) - HISTORY:
+        assert left or differing_from(bench) <= NOT_AUDITED | HISTORY, f"not repaired: {where}"
+        opened.rebuild()
+        for thread in threads:
+            opened.rebuild(thread)
+        opened.rebuild(projection="facts")
+    assert differing_from(bench) <= HISTORY, f"not mended: {where}"
+    assert [found for found in opened.audit().faults if found.mend] == []
+
+
+def differing_from(bench: Bench) -> set[str]:
+    """Tables that are not as they were before the damage."""
     now = bench.dump()
-    assert {table for table in bench.rows if now[table] != bench.rows[table]} <= HISTORY, f"not mended: {where}"
-    assert [found for found in opened.audit().findings if found.severity == "error"] == []
+    return {table for table in bench.rows if now.get(table) != bench.rows[table]}
 
 
 def flip(bench: Bench, name: str, offset: int, mask: int) -> None:
@@ -150,7 +167,7 @@ def flip(bench: Bench, name: str, offset: int, mask: int) -> None:
 def test_a_flip_in_any_field_of_the_header_ends_with_the_same_rows(bench: Bench, field: str) -> None:
     for mask in (0x01, 0xFF):
         flip(bench, "state_1.sqlite", HEADER[field], mask)
-        assert check(bench, (field, mask)) in ("the same", "set aside")
+        assert check(bench, (field, mask)) in ("the same", "set aside", "named")
 
 
 def flip_pages(bench: Bench, name: str, each: int, seed: int) -> list[str]:
@@ -165,13 +182,13 @@ def flip_pages(bench: Bench, name: str, each: int, seed: int) -> list[str]:
 
 def test_flips_in_every_page_end_with_the_same_rows_or_are_named_and_mended(bench: Bench) -> None:
     found = flip_pages(bench, "state_1.sqlite", each=3, seed=5)
-    assert set(found) == {"the same", "set aside", "mended"}  # else one of the outcomes was not tried
+    assert {"the same", "set aside", "mended"} <= set(found)  # else one of the outcomes was not tried
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(100, 104))
 def test_soak_flips_in_every_page(bench: Bench, seed: int) -> None:
-    flip_pages(bench, "state_1.sqlite", each=200, seed=seed)
+    flip_pages(bench, "state_1.sqlite", each=40, seed=seed)
 
 
 @pytest.mark.soak
@@ -186,8 +203,8 @@ def test_soak_every_byte_of_the_header(bench: Bench, name: str) -> None:
 def test_flips_in_the_jobs_database_cost_nothing_but_leases(bench: Bench) -> None:
     for offset in HEADER.values():
         flip(bench, "jobs_1.sqlite", offset, 0xFF)
-        assert check(bench, offset) == "the same"
-    assert set(flip_pages(bench, "jobs_1.sqlite", each=6, seed=7)) == {"the same"}
+        assert check(bench, offset) in ("the same", "named")
+    assert set(flip_pages(bench, "jobs_1.sqlite", each=6, seed=7)) <= {"the same", "named"}
 
 
 def with_wal(path: Path) -> None:
@@ -310,12 +327,8 @@ def test_a_schema_or_a_note_of_migrations_that_is_damaged_ends_with_the_same_row
     connection.execute(wrong)
     assert connection.changes() == 1
     connection.close()
-    outcome = check(bench, wrong)
-    if "runnjng" in wrong and outcome == "the same":  # no query meets a constraint's words; an audit compares them
-        with bench.opened() as opened:
-            assert "damaged_database" in {found.class_ for found in opened.audit().findings}
-        return
-    assert outcome == "set aside"
+    # No query meets a constraint's words, so it is an audit that compares them with what the migrations make.
+    assert check(bench, wrong) == ("named" if "runnjng" in wrong else "set aside")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -328,7 +341,9 @@ def test_any_damage_ends_with_the_same_rows_or_is_named_and_mended(bench: Bench,
 def test_any_damage_of_the_jobs_database_costs_nothing_but_leases(bench: Bench, damage: str) -> None:
     """And there are leases again afterwards."""
     DAMAGES[damage](bench.state / "jobs_1.sqlite")
-    assert check(bench, damage) == "the same"
+    assert check(bench, damage) in ("the same", "named")
+    with bench.opened() as again:
+        again.backfill()
     connection = apsw.Connection(str(bench.state / "jobs_1.sqlite"))
     assert connection.execute("SELECT count(*) FROM leases WHERE name = 'backfill'").get == 1
     connection.close()
@@ -367,7 +382,7 @@ def test_a_folder_in_the_place_of_the_jobs_database_costs_the_leases_alone(bench
     path.unlink()
     path.mkdir()
     try:
-        assert check(bench, "folder") == "the same"
+        assert check(bench, "folder") == "named"
         assert path.is_dir()
     finally:
         path.rmdir()
@@ -448,10 +463,7 @@ with engine.open(sys.argv[1], options=Options(scan_interval_ms=0, busy_wait_ms=3
 """
 
 
-GARBAGE = pytest.param(b"garbage " * 5_000, marks=pytest.mark.soak)  # now and then one of the four is told of an error
-
-
-@pytest.mark.parametrize("instead", [None, b"", GARBAGE], ids=["removed", "emptied", "replaced"])
+@pytest.mark.parametrize("instead", [None, b"", b"garbage " * 5_000], ids=["removed", "emptied", "replaced"])
 def test_four_that_have_it_open_go_on_when_the_file_goes(bench: Bench, instead: bytes | None) -> None:
     """Removed or replaced three times while all of them work; nobody fails, and in the end there is one file, complete."""
     pipe, command = subprocess.PIPE, [sys.executable, "-c", LISTER, str(bench.home)]

@@ -45,6 +45,8 @@ def use(state):
         said["turns"] = []
         with contextlib.suppress(EngineError):
             said["turns"] = [turn.id for turn in opened.turns.list(fetched, limit=0).turns]
+        page = opened.search("the", limit=0)
+        said["found"], said["covered"] = len(page.hits), page.partial is None
         said["findings"] = sorted((found.class_, found.path) for found in opened.audit().findings)
         try:
             said["records"] = opened.threads.fetch(fetched).records
@@ -117,6 +119,7 @@ def test_another_users_home_is_read_with_tables_in_memory(place: Path, made: lis
     assert (said["status"], said["listed"], said["failed"]) == ("complete", every(made), [])
     assert (said["state_dir"], said["records"], said["findings"]) == (None, made[0].records, [])
     assert len(said["turns"]) > 0
+    assert (said["found"] > 0, said["covered"]) == (True, True)
     assert names(place / "home") == before
 
 
@@ -140,6 +143,7 @@ def test_an_unreadable_rollout_is_listed_as_failed_and_tried_again(place: Path, 
         assert said["failed"] == [[made[2].path, "it cannot be read: Permission denied"]]
         assert (said["status"], said["threads"], said["told"]) == ("pending", 5, [made[2].path])
         assert said["findings"] == [["unreadable", made[2].path]]
+        assert (said["found"] > 0, said["covered"]) == (True, False)
     full.chmod(0o644)
     said = use(place, made[2].id, state)
     assert (said["status"], said["listed"], said["failed"], said["told"]) == ("complete", every(made), [], [])

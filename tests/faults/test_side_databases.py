@@ -43,7 +43,7 @@ def check_everything_else(home: Path, e: engine.Engine) -> None:
     assert len(e.threads.list(limit=0).threads) == threads
     assert e.backfill().status == "complete"
     assert e.projections["heads"].rows(COUNT)[0][0] > 10
-    assert len(e.status().projections) == 4
+    assert len(e.status().projections) == 5
     with opened(home) as another:
         assert len(another.threads.list(limit=0).threads) == threads
 

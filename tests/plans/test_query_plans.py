@@ -6,6 +6,7 @@ may be gone through from end to end by the statements below, each for its reason
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -35,9 +36,24 @@ SCANS = {
     "DELETE FROM streams WHERE path NOT IN": ONCE_A_REBUILD,
     "DELETE FROM threads WHERE id NOT IN": ONCE_A_REBUILD,
     "DELETE FROM set_aside WHERE stream NOT IN": ONCE_A_REBUILD,
+    "DELETE FROM goals WHERE stream NOT IN": ONCE_A_REBUILD,
+    "SELECT thread_id, goal_id, deleted_at_ms FROM goal_deletions": AN_AUDIT_READS_ALL,
+    "SELECT thread_id, goal_id, objective": "a list of the goals of all threads, which are few",
+    "DELETE FROM names": ONCE_A_REBUILD,
+    "DELETE FROM words WHERE rowid IN ( SELECT id FROM words_docsize": ONCE_A_REBUILD,
+    "SELECT stream, followed FROM fact_streams": "two rows at most",
+    "SELECT mark FROM names_followed": "one row at most",
+    "SELECT * FROM ( SELECT ids.thread_id": "a search, when a name was given since the last one",
+    "SELECT id FROM threads WHERE cwd IN": "a search in a folder, as a list of a folder may",
+    "SELECT path FROM rollouts ORDER BY path": AN_AUDIT_READS_ALL,
+    "SELECT DISTINCT thread_id FROM rollouts": AN_AUDIT_READS_ALL,
     "SELECT id, rollout_path, EXISTS": AN_AUDIT_READS_ALL,
     "SELECT 'streams', path FROM streams": AN_AUDIT_READS_ALL,
     "SELECT thread_id, name": AN_AUDIT_READS_ALL,
+    "SELECT thread_id, status, status_at_ms": AN_AUDIT_READS_ALL,
+    "SELECT agents.thread_id, agents.parent_thread_id": AN_AUDIT_READS_ALL,
+    "SELECT threads.id, threads.parent_thread_id AS parent": "the graph of a whole home, asked for by `agents tree`",
+    "SELECT key_id, account_user_id": "every device key is listed; they are few",
     "SELECT type, name FROM sqlite_schema": AN_AUDIT_READS_ALL,
     "SELECT thread_id, erase_due_ms FROM facts WHERE erase_pending = 1": "an index of the pending ones alone",
     "SELECT thread_id, redaction FROM facts WHERE redaction IS NOT NULL": "an index of the pending ones alone",
@@ -58,6 +74,7 @@ SCANS = {
     'DELETE FROM "turns" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "items" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "parts" WHERE rollout NOT IN': ONCE_A_REBUILD,
+    'DELETE FROM "texts" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "rollbacks" WHERE rollout NOT IN': ONCE_A_REBUILD,
     'DELETE FROM "set_aside" WHERE stream NOT IN': ONCE_A_REBUILD,
     "UPDATE watermarks SET version = :owed WHERE projection = :name": ONCE_A_REBUILD,
@@ -65,6 +82,7 @@ SCANS = {
 """Beginnings of statements that may scan a table."""
 
 PAGES = "SELECT threads.id, threads.rollout_path"
+KEY = "dk_tpm_" + "A" * 43
 KEYS = ("created_at", "updated_at", "recency_at")
 
 
@@ -110,12 +128,27 @@ def run_a_session(home, made):
         opened.threads.list(cwd="/a", source="cli", model_provider="x", search="x", counts=True)
         opened.threads.list(counts=True)
         opened.threads.get(made[0].id)
+        opened.goals.get(made[0].id)
+        opened.goals.list(status="active")
+        opened.goals.replace(made[0].id, "all tests pass", adopt=True)
+        opened.goals.clear(made[0].id)
         for own in opened.projections.values():
             own.rows("SELECT 1 FROM watermarks")
         opened.threads.fetch(made[0].id)
         for each in made:
             opened.turns.list(each.id, limit=1)
             opened.items.list(each.id, limit=1)
+            for how in (
+                {},
+                {"sort": "newest", "archived": True},
+                {"roles": ["user"], "since_ms": 1, "until_ms": 1 << 50},
+            ):
+                page = opened.search("the", limit=1, **how)
+                opened.search("the", limit=1, cursor=page.next_cursor, **how)
+            opened.search("the", thread_id=each.id, cwd="/a")
+        ask_the_graph(opened, made)
+        opened.threads.rename(made[0].id, "the name")
+        opened.search("the")
         opened.audit()
         opened.status()
         os.unlink(home / made[3].path)
@@ -133,9 +166,22 @@ def run_a_session(home, made):
         opened.threads.export(None, str(home / "all.zip"))
 
 
+def ask_the_graph(opened, made):
+    """With an agent that was attached, one that was closed, and a device key, so that each statement finds something."""
+    opened.agents.attach(made[1].id, made[0].id)
+    opened.agents.close(made[1].id)
+    for status in (None, "open"):
+        opened.agents.descendants(made[0].id, status)
+    opened.agents.ancestors(made[1].id)
+    opened.agents.tree()
+    asyncio.run(opened.device_keys.bindings.put(KEY, "account", "client"))
+    opened.device_keys.bindings.find(KEY)
+    opened.device_keys.bindings.list()
+
+
 def repair_all(opened):
     """A repair has a statement for each table that rows are removed from, and one for what it finds unreadable no more."""
-    for table in ("threads", "streams", "watermarks", "set_aside"):
+    for table in ("threads", "streams", "watermarks", "set_aside", "goals"):
         step = Step(action="remove_row", classes=[], does="", thread_id="none", path="none", target=table)
         opened._repairer._carry_out(step, offline=False)
     step = Step(action="fold", classes=[], does="", path="sessions/none")
@@ -192,17 +238,29 @@ def test_a_page_by_cursor_begins_at_its_place_in_the_index(planned):
     for statement, plan in found.items():
         key = next(key for key in KEYS if f"ORDER BY threads.{key}_ms" in statement)
         sign = "<" if "desc" in statement else ">"
-        assert plan[0] == f"SEARCH threads USING INDEX threads_by_{key.removesuffix('_at')} (({key}_ms,id){sign}(?,?))"
+        place = f"{key}_ms{sign}?" if f"{sign}= :cursor_value" in statement else f"({key}_ms,id){sign}(?,?)"
+        assert plan[0] == f"SEARCH threads USING INDEX threads_by_{key.removesuffix('_at')} ({place})"
         assert scanned(plan) == []
         assert not any("TEMP B-TREE" in step for step in plan)
 
 
 def test_one_thread_is_found_by_its_id(planned):
     (plan,) = [
-        plan for statement, plan in planned.items() if statement.startswith(PAGES) and "ORDER BY" not in statement
+        plan for statement, plan in planned.items() if statement.startswith(PAGES) and "threads.id = :id" in statement
     ]
     assert plan[0] == "SEARCH threads USING INDEX sqlite_autoindex_threads_1 (id=?)"
     assert scanned(plan) == []
+
+
+def test_a_search_goes_through_its_words_alone(planned):
+    """Each message that has them is looked up by its id, each rollout by its number."""
+    found = {
+        statement: plan for statement, plan in planned.items() if "words MATCH" in statement and "LIMIT" in statement
+    }
+    assert len(found) >= 7
+    for statement, plan in found.items():
+        assert plan[0].startswith("SCAN words VIRTUAL TABLE INDEX 0:M1"), statement
+        assert all(step.startswith("SEARCH") for step in plan if " texts " in step or " rollouts " in step), statement
 
 
 def test_every_value_is_bound(planned):
@@ -210,3 +268,11 @@ def test_every_value_is_bound(planned):
     for statement in planned:
         for value in ("/home/dev", "019b", "gpt-", "cli'"):
             assert value not in statement
+
+
+def test_children_of_agents_are_found_by_both_parents(planned):
+    """The one that the rollout names, and the one that the agent was attached to."""
+    (plan,) = [plan for statement, plan in planned.items() if ":parents" in statement]
+    assert any("threads USING INDEX threads_by_parent (parent_thread_id=?)" in step for step in plan)
+    assert any("agents USING" in step and "agents_by_parent (parent_thread_id=?)" in step for step in plan)
+    assert scanned(plan) == []

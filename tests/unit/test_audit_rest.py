@@ -18,6 +18,8 @@ import zstandard
 
 import engine
 from engine.audit.findings import Finding
+from engine.errors import StoreBusy
+from engine.options import Options
 from engine.stores.locks import Owner
 from engine.testing import ManualClock
 from tests.writing import opened, say
@@ -433,6 +435,22 @@ def test_a_thread_with_both_names_in_the_middle_of_a_move_is_unfinished_and_no_d
         assert row is not None
         assert row.archived
     assert rollout(home) == target
+
+
+def test_a_thread_whose_erasure_stopped_half_way_is_unfinished_and_not_lost(home: Path) -> None:
+    """Its files are gone and its row is not. A thousand audits beside eight writers met it; it is no loss."""
+    thread = made(home)
+    with opened(home) as reader, opened(home, options=Options(busy_wait_ms=50)) as e:
+        e.backfill()
+        (side,) = reader._sides
+        with side.database().read() as transaction:
+            assert transaction.row("SELECT count(*) FROM rollouts") == (1,)
+            with pytest.raises(StoreBusy):
+                e.threads.erase(thread, grace_s=None)
+        assert list((home / "sessions").rglob("*.jsonl")) == []
+        assert told(e.audit().findings) == [("unfinished", "erase_begun")]
+        assert e.repair().left == []
+        assert e.audit().findings == []
 
 
 def test_trash_whose_time_is_over_is_told_and_emptied(home: Path) -> None:

@@ -87,7 +87,8 @@ def test_it_rests_many_times_as_long_as_it_works_and_never_for_long(monkeypatch:
             rest()
 
     background = Background({"a": chore}, interval_s=1, clock=clock)
-    monkeypatch.setattr(background._stop, "wait", lambda seconds: rested.append(seconds) or len(rested) > 3)
+    monkeypatch.setattr(background._stop, "wait", rested.append)
+    monkeypatch.setattr(background._wake, "wait", lambda _: background._stop.set())
     background._run()
     assert rested[:3] == pytest.approx([0.01 * REST_SHARE, 0.1 * REST_SHARE, REST_S_MAX])
 
@@ -98,6 +99,14 @@ def test_chores_run_in_turn_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
         wait_for(lambda: len(done) >= 6)
         assert done[:6] == ["a", "b"] * 3
         assert background.last_error is None
+
+
+def test_a_round_that_is_asked_for_does_not_wait_for_its_time() -> None:
+    done: list[int] = []
+    with running(lambda _: done.append(1), interval_s=NEVER_AGAIN_S) as background:
+        wait_for(lambda: len(done) == 1)
+        background.wake()
+        wait_for(lambda: len(done) == 2)
 
 
 def test_a_chore_that_fails_is_counted_and_told_and_keeps_no_other_from_its_turn() -> None:
@@ -181,7 +190,7 @@ def test_a_raised_version_is_rebuilt_after_the_next_open_and_lists_never_shrink(
         plain(self, state, piece)
         state.title = "of the next release"
 
-    monkeypatch.setattr(Threads, "version", 2)
+    monkeypatch.setattr(Threads, "version", Threads.version + 1)
     monkeypatch.setattr(Threads, "close_piece", close_piece)
     seen = []
 

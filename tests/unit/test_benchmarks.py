@@ -269,9 +269,10 @@ def test_the_codex_cli_is_started_asked_and_ended(stand_in, tmp_path) -> None:
     done = run(BENCHMARKS / "codex.py", "--codex", stand_in, *few, "--folder", tmp_path / "homes", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    codex, one, several = found["rows"]
+    codex, one, several, alone = found["rows"]
     assert (codex["case"], one["case"]) == ("codex", "engine, 1 process")
     assert found["versions"] == {"codex": "stand-in 1"}
+    assert alone["case"].endswith("threads alone")
     assert several["ratios"]["first_start_speed_to_codex"]["median"] > 0
     assert {"first_start_s", "cpu_s", "peak_mb", "written_mb"} <= set(codex["values"])
 

@@ -137,7 +137,7 @@ def test_status_answers_with_its_words(run: Run, home: Path) -> None:
         "background_error",
         "projections",
     ]
-    assert [each["name"] for each in found["projections"]] == ["threads", "turns"]
+    assert [each["name"] for each in found["projections"]] == ["threads", "turns", "search"]
     assert found["threads"] == {"total": 3, "active": 2, "archived": 1, "missing": 0}
     assert (found["lag"]["files"], found["lag"]["files_total"], found["set_aside"]) == (0, 3, 0)
     assert (found["backfill"]["status"], found["backfill"]["files_done"], found["backfill"]["failed"]) == (
@@ -386,9 +386,9 @@ def test_show_is_the_row_with_what_the_file_says(run: Run, home: Path) -> None:
     result = run("--home", home, "threads", "show", NEW, "--json")
     assert (result.code, result.err) == (0, "")
     shown = result.document
-    more = ["differences", "history_rewritten", "lag_bytes", "records", "damaged", "set_aside"]
+    more = ["goal", "differences", "history_rewritten", "lag_bytes", "records", "damaged", "set_aside"]
     assert list(shown) == [*COLUMNS, *more]
-    assert [shown[name] for name in ("id", "title", *more)] == [NEW, "Water the plants", [], False, 0, 3, 0, 0]
+    assert [shown[name] for name in ("id", "title", *more)] == [NEW, "Water the plants", None, [], False, 0, 3, 0, 0]
 
 
 def test_show_ends_with_1_when_row_and_file_differ_and_answers_from_the_file(run: Run, home: Path) -> None:

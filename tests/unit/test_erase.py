@@ -129,7 +129,8 @@ def test_a_preview_tells_the_reach_and_changes_nothing(home: Path) -> None:
     assert reach.thread_ids == [thread]
     assert reach.rollouts == [FileReach(str(path.relative_to(home)), path.stat().st_size)]
     assert (reach.journal_records, reach.session_index_lines) == (1, 1)
-    assert reach.rows == {"threads": 1, "streams": 1, "watermarks": 1, "set_aside": 0, "divergences": 0, "failures": 0}
+    none = dict.fromkeys(("set_aside", "goals", "divergences", "failures"), 0)
+    assert reach.rows == {"threads": 1, "streams": 1, "watermarks": 1, **none}
     assert [each.path for each in reach.quarantine] == [
         "quarantine/1767603600000-0/state_1.sqlite",
         "quarantine/journal-000000000000.jsonl.700.x.tail",

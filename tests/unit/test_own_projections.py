@@ -111,6 +111,7 @@ def test_nothing_of_it_is_made_before_it_is_asked(home: Path) -> None:
             ("threads", False),
             (NAME, True),
             ("turns", True),
+            ("search", True),
         ]
         e.projections[NAME].rows(ALL)
         assert (home / "engine" / FILE).exists()
@@ -122,7 +123,7 @@ def test_the_first_question_is_answered_and_status_tells_how_it_stands(home: Pat
         with e.projections["heads"].read() as snapshot:
             assert snapshot.partial is None
             assert snapshot.row("SELECT count(*) FROM heads")[0] > 20
-        threads, tokens, heads, _ = e.status().projections
+        threads, tokens, heads, *_ = e.status().projections
         assert (tokens.name, tokens.database, tokens.version, tokens.error) == (NAME, "own_tokens_per_day", 1, None)
         assert (tokens.lag.files, tokens.set_aside, tokens.lag.newer, tokens.failed) == (0, 0, 0, [])
         assert heads.lag.files_total == threads.lag.files_total == len(rollouts(home))

@@ -437,13 +437,25 @@ SEEDS = {
     "rows of nobody": ("INSERT INTO counts (stream, heads) VALUES ('sessions/nobody.jsonl', 1)", {"wrong_rows"}),
     "rows without a watermark": ("DELETE FROM watermarks WHERE rowid = 3", {"wrong_rows"}),
     "a state": ("UPDATE watermarks SET state = x'80' WHERE rowid = 2", {"lying_watermark"}),
+    "a number": ("UPDATE watermarks SET ordinal = 99 WHERE rowid = 2", {"lying_watermark"}),
+    "a place in the bytes": ('UPDATE watermarks SET "offset" = "offset" - 1 WHERE rowid = 2', {"lying_watermark"}),
+    "a digest": ("UPDATE watermarks SET tail = x'00' WHERE rowid = 2", {"lying_watermark"}),
+    "a set-aside record": (
+        "INSERT INTO set_aside SELECT stream, projection, 5, 1, NULL, 'nothing', x'00' FROM watermarks LIMIT 1",
+        {"wrong_set_aside"},
+    ),
+    "set aside of nobody": (
+        "INSERT INTO set_aside VALUES ('sessions/nobody.jsonl', 'heads', 5, 1, NULL, 'nothing', x'00')",
+        {"wrong_rows"},
+    ),
 }
 
 
+@pytest.mark.parametrize("by", ["repair", "rebuild"])
 @pytest.mark.parametrize("options", [EAGER, SMALL], ids=["whole", "in pieces"])
 @pytest.mark.parametrize(("seed", "classes"), SEEDS.values(), ids=SEEDS.keys())
-def test_an_audit_names_rows_that_are_not_what_the_files_say_and_a_rebuild_mends_them(
-    home: Path, seed: str, classes: set[str], options: Options
+def test_an_audit_names_rows_that_are_not_what_the_files_say_and_a_repair_or_a_rebuild_mends_them(
+    home: Path, seed: str, classes: set[str], options: Options, by: str
 ) -> None:
     with opened(home, options=options) as e:
         e.backfill()
@@ -452,8 +464,8 @@ def test_an_audit_names_rows_that_are_not_what_the_files_say_and_a_rebuild_mends
     with opened(home, options=options) as e:
         found = e.audit().findings
         assert {each.class_ for each in found} == classes
-        assert {each.mend for each in found} == {"Engine.rebuild()"}
-        e.rebuild()
+        assert {each.mend for each in found} == {"Engine.repair()"}
+        getattr(e, by)()
         assert e.audit().findings == []
     assert of_both(home) == clean
 

@@ -268,7 +268,7 @@ def test_the_background_and_a_back_fill_fill_it_and_status_tells_how_it_stands(t
     make_home(home, HomePlan(threads=6, seed=4, bytes_max=12_000))
 
     def stands(e: engine.Engine) -> tuple[str, str, bool]:
-        found = e.status().projections[-1]
+        (found,) = (each for each in e.status().projections if each.name == "turns")
         assert found.lag is not None
         return found.name, found.database, found.lag.files == 0
 
@@ -386,8 +386,9 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("by", ["repair", "rebuild"])
 @pytest.mark.parametrize("sql", WRONG.values(), ids=WRONG)
-def test_an_audit_names_wrong_rows_and_a_rebuild_mends_them(tmp_path: Path, sql: str) -> None:
+def test_an_audit_names_wrong_rows_and_a_repair_or_a_rebuild_mends_them(tmp_path: Path, sql: str, by: str) -> None:
     home = written(tmp_path / "home", *parent_and_child())
     with opened(home) as e:
         e.backfill()
@@ -396,8 +397,48 @@ def test_an_audit_names_wrong_rows_and_a_rebuild_mends_them(tmp_path: Path, sql:
         with history(e).database().write() as transaction:
             transaction.run(sql)
         found = e.audit().findings
-        assert {(each.class_, each.mend) for each in found} == {("wrong_rows", "rolloutdb rebuild")}
-        e.rebuild()
+        assert {(each.class_, each.mend) for each in found} == {("wrong_rows", "rolloutdb repair")}
+        report = getattr(e, by)()
+        if by == "repair":
+            assert {(each.step.action, each.step.target, each.outcome) for each in report.steps} == {
+                ("fold_side", "history", "done")
+            }
+            assert report.left == []
         assert e.audit().findings == []
         assert e.turns.list(THREAD) == before
         assert counted(e, "rollouts") == 2
+
+
+DAMAGED = {
+    "an index is gone": ["DROP INDEX items_by_turn"],
+    "a column has another name": [
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = replace(sql, 'plain_agent', 'plajn_agent') WHERE name = 'turns'",
+    ],
+}
+
+
+@pytest.mark.parametrize("statements", DAMAGED.values(), ids=DAMAGED)
+def test_an_audit_names_a_damaged_index_and_a_repair_sets_it_aside_and_fills_a_new_one(
+    tmp_path: Path, statements: list[str]
+) -> None:
+    home = written(tmp_path / "home", *parent_and_child())
+    with opened(home) as e:
+        e.backfill()
+        before = e.turns.list(THREAD)
+    connection = apsw.Connection(str(home / "engine" / FILE))
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+    with opened(home) as e:
+        (found,) = e.audit().findings
+        assert (found.class_, found.field, found.mend) == ("damaged_database", "history", "rolloutdb repair")
+        report = e.repair()
+        assert [(each.step.action, each.outcome) for each in report.steps] == [
+            ("replace_database", "done"),
+            ("index", "done"),
+        ]
+        assert (report.left, e.audit().findings) == ([], [])
+        assert counted(e, "rollouts") == 2  # filled by the repair, not by the question below
+        assert e.turns.list(THREAD) == before
+    assert len(list((home / "engine/quarantine").glob(f"*/{FILE}"))) == 1

@@ -1,0 +1,322 @@
+"""What does a log call cost, and what does the log write, in all, for what is logged?
+
+Calls: in rounds, in shuffled order, `engine.logs.Handler` and the standard library's `logging.FileHandler` take the same
+records in one process: in bursts with rests between them, as programs log, for the time of a call; and without a rest for
+records a second (here a full queue may drop some, which is told).
+
+Load: 8 processes log a million records beside an engine that fills the table and a reader that sleeps in a transaction all
+the time. Payload is what was logged: the bytes of message, level, target, module and file of each record. What passes is the
+payload of records at INFO and above, three in four. Written is what /proc/self/io says (`wchar`, and `write_bytes` beside it)
+of all these processes together, segments, -wal, checkpoints and all.
+
+    python benchmarks/logs.py [--quick] [--calls | --load] [--records N] [--processes N] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import apsw
+from _machine import machine, spread, told
+
+import engine
+from engine.logs import Handler, belonging_to
+from engine.options import Options
+
+MB = 1_000_000
+WORDS = "the request to the model was sent again because the answer did not come in time and so on".split()
+TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+THREADS = 10
+BURST, REST_S = 200, 0.005
+CAPS = ("log_store_bytes_max", "log_segment_bytes_max", "wal_bytes_max")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
+    parser.add_argument("--calls", action="store_true", help="only what a call costs")
+    parser.add_argument("--load", action="store_true", help="only what is written")
+    parser.add_argument("--records", type=int, help="records of the load in all (1,000,000; quick: 40,000)")
+    parser.add_argument("--processes", type=int, default=8, help="processes that log (8)")
+    parser.add_argument("--rounds", type=int, help="rounds of calls (9; quick: 3)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument("--writer", nargs=3, metavar=("HOME", "NUMBER", "RECORDS"), help=argparse.SUPPRESS)
+    parser.add_argument("--sleeper", metavar="DATABASE", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.writer:
+        print(json.dumps(write(asked.writer[0], int(asked.writer[1]), int(asked.writer[2]))))
+    elif asked.sleeper:
+        sleep_in_a_transaction(asked.sleeper)
+    else:
+        found: dict[str, Any] = {"machine": machine()}
+        if not asked.load:
+            found["calls"] = calls(asked.rounds or (3 if asked.quick else 9), 4_000 if asked.quick else 20_000)
+        if not asked.calls:
+            found["load"] = load(asked.records or (40_000 if asked.quick else 1_000_000), asked.processes)
+        print(json.dumps(found, indent=2) if asked.json else table(found))
+
+
+# Calls
+
+
+def calls(rounds: int, count: int) -> dict[str, Any]:
+    """Both handlers, in shuffled order within each round; the first round is left out."""
+    chosen, each = random.Random(1), []
+    for _ in range(rounds + 1):
+        found: dict[str, dict[str, float]] = {}
+        for name in chosen.sample(["engine", "file"], 2):
+            found[name] = one_handler(name, count)
+        each.append(found)
+    each = each[1:]
+    answer: dict[str, Any] = {
+        name: {measure: spread([found[name][measure] for found in each]) for measure in each[0][name]}
+        for name in ("engine", "file")
+    }
+    answer["engine_to_file"] = {
+        measure: spread([found["engine"][measure] / found["file"][measure] for found in each])
+        for measure in ("mean_us", "p99_us", "records_s")
+    }
+    return answer
+
+
+def one_handler(name: str, count: int) -> dict[str, float]:
+    """The times of calls in bursts, and records a second without a rest."""
+    folder = tempfile.mkdtemp(prefix="rolloutdb-bench-")
+    handler: logging.Handler
+    if name == "engine":
+        handler = Handler(folder)
+    else:
+        handler = logging.FileHandler(f"{folder}/app.log")
+        handler.setFormatter(logging.Formatter(TEXT_FORMAT))
+    logger = logging.Logger("app.tools")  # noqa: LOG001 - one that nothing else has
+    logger.addHandler(handler)
+    clock, times = time.perf_counter, []
+    try:
+        with belonging_to("01a20464-403f-7170-9722-7a9790eef98c"):
+            for index in range(count):
+                begun = clock()
+                logger.info("ran %s in %d ms: %s", "grep", index, "found 12 of 30 files that were looked at")
+                times.append(clock() - begun)
+                if index % BURST == BURST - 1:
+                    time.sleep(REST_S)
+            begun = clock()
+            for index in range(count):
+                logger.info("ran %s in %d ms: %s", "grep", index, "found 12 of 30 files that were looked at")
+            handler.flush()
+            rate = count / (clock() - begun)
+        dropped = handler.counters.dropped if isinstance(handler, Handler) else 0
+    finally:
+        handler.close()
+        shutil.rmtree(folder)
+    times.sort()
+    return {
+        "mean_us": 1e6 * sum(times) / count,
+        "p50_us": 1e6 * times[count // 2],
+        "p99_us": 1e6 * times[count * 99 // 100],
+        "p999_us": 1e6 * times[count * 999 // 1000],
+        "records_s": rate,
+        "dropped": dropped,
+    }
+
+
+# Load
+
+
+def load(records: int, processes: int) -> dict[str, Any]:
+    """Many processes that log, one engine that fills, one reader that sleeps; then the reader goes, and the rest is filled."""
+    folder, options = tempfile.mkdtemp(prefix="rolloutdb-bench-"), Options(background_scan_s=0.2)
+    database = f"{folder}/engine/logs_1.sqlite"
+    me = str(Path(__file__).resolve())
+    try:
+        first = Handler(folder)
+        first.write("so that there is a table")
+        first.close()
+        before, begun = io_here(), time.perf_counter()
+        with engine.open(folder, options=options) as e:
+            e.logs.fill()
+            sleeper = subprocess.Popen(
+                [sys.executable, me, "--sleeper", database], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            assert sleeper.stdout is not None
+            assert sleeper.stdout.readline() == "asleep\n"
+            share = records // processes
+            writers = [
+                subprocess.Popen(
+                    [sys.executable, me, "--writer", folder, str(number), str(share)], stdout=subprocess.PIPE, text=True
+                )
+                for number in range(processes)
+            ]
+            wal_bytes = 0
+            while any(each.poll() is None for each in writers):
+                wal_bytes = max(wal_bytes, size(f"{database}-wal"))
+                time.sleep(0.05)
+            wrote = [json.loads(each.communicate()[0]) for each in writers]
+            logging_s = time.perf_counter() - begun
+            e.logs.fill()
+            asleep = e.logs.status()
+            wal_bytes = max(wal_bytes, asleep.wal_bytes)
+            sleeper.communicate("")
+            filling_begun = time.perf_counter()
+            e.logs.fill()
+            filling_s = time.perf_counter() - filling_begun
+            status = e.logs.status()
+            e._log_table.database().try_empty_wal()
+            spent = [after - earlier for after, earlier in zip(io_here(), before, strict=True)]
+    finally:
+        shutil.rmtree(folder)
+    total = {name: sum(each[name] for each in wrote) for name in wrote[0]}
+    written = total["wchar"] + spent[0]
+    return {
+        "processes": processes,
+        "records": share * processes,
+        "records_s": share * processes / logging_s,
+        "accepted": total["accepted"],
+        "written": total["written"],
+        "dropped": total["dropped"],
+        "dropped_told": status.dropped,
+        "records_followed": status.records,
+        "payload_bytes": total["payload"],
+        "passing_bytes": total["passing"],
+        "segment_bytes": total["segment_bytes"],
+        "written_bytes": written,
+        "storage_bytes": total["write_bytes"] + spent[1],
+        "table_bytes": spent[0],
+        "table_to_passing": spent[0] / total["passing"],
+        "segments_to_payload": total["segment_bytes"] / total["payload"],
+        "written_to_passing": written / total["passing"],
+        "storage_to_passing": (total["write_bytes"] + spent[1]) / total["passing"],
+        "asleep": {"wal_bytes_max": wal_bytes, "lag_bytes": asleep.lag.bytes, "paused": asleep.lag.paused},
+        "filling_s": filling_s,
+        "rows": status.rows,
+        "segments": status.segments,
+        "kept_bytes": status.bytes,
+        "database_bytes": status.database_bytes,
+        "lag_bytes": status.lag.bytes,
+        "caps": {name: getattr(options, name) for name in CAPS},
+    }
+
+
+def write(home: str, number: int, count: int) -> dict[str, int]:
+    """One process of the load."""
+    chosen, before = random.Random(number), io()
+    handler = Handler(home)
+    logger = logging.Logger(f"app.part{number}")  # noqa: LOG001 - the same
+    logger.addHandler(handler)
+    payload = passing = 0
+    level = logging.INFO
+    heads = {name: sum(map(len, (name, logger.name, "logs", str(Path(__file__))))) for name in ("INFO", "DEBUG")}
+    threads = [f"01a20464-403f-7170-9722-{number:06d}{index:06d}" for index in range(THREADS)]
+    for index in range(count):
+        level = logging.DEBUG if index % 4 == 3 else logging.INFO
+        body = f"{index} " + " ".join(chosen.choices(WORDS, k=chosen.randint(5, 40)))
+        with belonging_to(threads[index // 100 % THREADS] if index % 10 else None):
+            logger.log(level, "%s", body)
+        size = len(body) + heads["DEBUG" if level == logging.DEBUG else "INFO"]
+        payload += size
+        passing += size if level == logging.INFO else 0
+        if index % BURST == BURST - 1:
+            time.sleep(REST_S)
+    handler.flush()
+    segment_bytes = handler._writer.bytes_written
+    handler.close()
+    spent = [after - earlier for after, earlier in zip(io(), before, strict=True)]
+    found = handler.counters
+    return {
+        "accepted": found.accepted,
+        "written": found.written,
+        "dropped": found.dropped,
+        "payload": payload,
+        "passing": passing,
+        "segment_bytes": segment_bytes,
+        "wchar": spent[0],
+        "write_bytes": spent[1],
+    }
+
+
+def sleep_in_a_transaction(database: str) -> None:
+    """Hold a snapshot until standard input ends."""
+    connection = apsw.Connection(database, flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.execute("BEGIN")
+    connection.execute("SELECT count(*) FROM logs").fetchall()
+    print("asleep", flush=True)
+    sys.stdin.read()
+    connection.close()
+
+
+def io(path: Path = Path("/proc/self/io")) -> tuple[int, int]:
+    """Bytes that this process handed to write calls, and bytes that it caused to be written to the medium."""
+    found = dict(line.split(": ") for line in path.read_text("ascii").splitlines())
+    return int(found["wchar"]), int(found["write_bytes"])
+
+
+def io_here() -> tuple[int, int]:
+    """The same of the threads that there are: that of a process has in it what its children wrote that have ended."""
+    each = [io(path) for path in Path("/proc/self/task").glob("*/io")]
+    return sum(wchar for wchar, _ in each), sum(medium for _, medium in each)
+
+
+def size(path: str) -> int:
+    """Of a file; 0 where there is none."""
+    try:
+        return Path(path).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def table(found: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = [" · ".join(f"{name} {value}" for name, value in found["machine"].items())]
+    if "calls" in found:
+        lines.append("a log call               engine.logs.Handler        logging.FileHandler        ratio")
+        for name, label, digits in (
+            ("mean_us", "mean, µs", 1),
+            ("p50_us", "p50, µs", 1),
+            ("p99_us", "p99, µs", 1),
+            ("p999_us", "p99.9, µs", 0),
+            ("records_s", "records/s, no rest", 0),
+            ("dropped", "dropped, no rest", 0),
+        ):
+            ratio = found["calls"]["engine_to_file"].get(name)
+            ours, theirs = (told(found["calls"][which][name], digits) for which in ("engine", "file"))
+            lines.append(f"  {label:<22} {ours:<26} {theirs:<26} {told(ratio, 2) if ratio else ''}")
+    if "load" in found:
+        each = found["load"]
+        asleep = each["asleep"]
+        lines += [
+            (
+                f"{each['records']:,} records from {each['processes']} processes, {each['records_s']:,.0f} records/s,"
+                f" payload {each['payload_bytes'] / MB:,.1f} MB, of which {each['passing_bytes'] / MB:,.1f} MB pass"
+            ),
+            f"  segments written     {each['segment_bytes'] / MB:,.1f} MB, {each['segments_to_payload']:.2f} of the payload",
+            (
+                f"  written in all       {each['written_bytes'] / MB:,.1f} MB (wchar), {each['written_to_passing']:.2f} of what"
+                f" passes; to the medium {each['storage_bytes'] / MB:,.1f} MB, {each['storage_to_passing']:.2f}"
+            ),
+            f"  dropped              {each['dropped']:,}, of which the log itself tells {each['dropped_told']:,}",
+            (
+                f"  with a reader asleep -wal at most {asleep['wal_bytes_max'] / MB:,.1f} MB, lag"
+                f" {asleep['lag_bytes'] / MB:,.1f} MB ({asleep['paused'] or 'not paused'})"
+            ),
+            (
+                f"  filled in            {each['filling_s']:.1f} s once the reader was gone; written for rows"
+                f" {each['table_bytes'] / MB:,.1f} MB, {each['table_to_passing']:.2f} of what passes"
+            ),
+            f"  afterwards           {each['rows']:,} rows, table {each['database_bytes'] / MB:,.1f} MB",
+            f"  segments kept        {each['segments']}, {each['kept_bytes'] / MB:,.1f} MB, lag {each['lag_bytes']:,}",
+        ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
