@@ -189,7 +189,7 @@ def test_the_runner_writes_one_document_and_a_regression_is_its_exit_code(tmp_pa
 def test_a_benchmark_that_fails_is_told_and_is_the_exit_code(tmp_path) -> None:
     for name in ("run", "_check", "_homes", "_machine", "_report"):
         (tmp_path / f"{name}.py").write_text((BENCHMARKS / f"{name}.py").read_text("utf-8"))
-    (tmp_path / "made.py").write_text("raise SystemExit('no')\n")
+    (tmp_path / "made.py").write_text("from _report import Report\nraise SystemExit('no')\n")
     done = run(tmp_path / "run.py", "--quick")
     assert (done.returncode, "failed: made" in done.stdout) == (1, True)
 
