@@ -2,8 +2,9 @@
 
 A ratio is a speed to something that was measured in the same round (`_report.py`), so a slow or busy machine moves both
 of its sides. What noise is left is large all the same; so the best round of a run is compared, and a regression is told
-where even that is below the committed median by more than the tolerance. That finds what became half as fast, not what
-became a tenth slower, and cries wolf rarely. Quick and full runs are kept apart: their sizes differ.
+where even that is below the committed median by more than the tolerance. That finds what became a third as fast, not what
+became a tenth slower: a quick run has two rounds, and with half as the bound a busy machine was told as a regression.
+Quick and full runs are kept apart: their sizes differ.
 """
 
 from __future__ import annotations
