@@ -4,7 +4,7 @@
 #   make test    all tests but the minutes-long ones
 #   make lint    ruff, mypy strict, the floors
 #   make soak    the minutes-long tests
-#   make bench   every benchmark
+#   make bench   every benchmark, some 15 minutes; bench-quick takes one, bench-check compares its ratios with the committed
 #   make ci      what CI runs
 #   make clean   remove the environment and the caches
 #
@@ -25,7 +25,7 @@ USE := $(VENV)/.installed-to-use
 DEV := $(VENV)/.installed-to-develop
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format soak bench ci clean
+.PHONY: help demo test lint format soak bench bench-quick bench-check ci clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,15 +50,19 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 bench: $(DEV)
-	@found=; for file in benchmarks/[a-z]*.py; do \
-		if [ -f "$$file" ]; then found=yes; echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; fi; \
-	done; [ -n "$$found" ] || { echo "There is no benchmark in benchmarks/ yet."; exit 1; }
+	$(BIN)/python benchmarks/run.py $(BENCH) $(ARGS)
+
+bench-quick: $(DEV)
+	$(BIN)/python benchmarks/run.py --quick $(BENCH) $(ARGS)
+
+bench-check: $(DEV)
+	$(BIN)/python benchmarks/run.py --quick --check $(BENCH) $(ARGS)
 
 ci:
 	@./.ci/run
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
+	rm -rf $(VENV) .venv-peers dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
 
 # A stamp is older than pyproject.toml when dependencies may have changed: then pip looks again.
 $(USE): pyproject.toml | $(BIN)/python

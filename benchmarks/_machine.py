@@ -6,8 +6,18 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
+from typing import TypedDict
 
 import apsw
+
+
+class Spread(TypedDict):
+    """Of so many runs."""
+
+    median: float
+    min: float
+    max: float
+    runs: int
 
 
 def cores() -> int:
@@ -16,23 +26,27 @@ def cores() -> int:
 
 
 def machine() -> dict[str, object]:
-    """Processor, cores, memory and versions; no name of the host."""
+    """Processor, cores, memory, load and versions; no name of the host."""
+    import engine
+
     return {
         "processor": _first_in("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": cores(),
         "memory": _first_in("/proc/meminfo", "MemTotal"),
+        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
         "sqlite": apsw.sqlite_lib_version(),
+        "rolloutdb": engine.__version__,
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> Spread:
     """Median, least and greatest."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": len(values)}
 
 
-def told(values: dict[str, float], digits: int = 0) -> str:
+def told(values: Spread, digits: int = 0) -> str:
     """`median [min–max]`."""
     return "{median:,.{d}f} [{min:,.{d}f}–{max:,.{d}f}]".format(**values, d=digits)
 

@@ -1,10 +1,9 @@
 """How fast is an append, beside the bare write to the same disk?
 
-Each writer is a process with a thread (a rollout) of its own. In rounds, each case runs beside its bare counterpart, in
-shuffled order and for the same time: `os.write` of lines of the same length, alone (for `buffered` and `turn`) or with
-`fdatasync` after each batch (for `durable`); the disk drifts by 40 % within minutes, so a ratio is of one round. A case
-is a number of writers, a batch, a durability. All writers begin together. A `turn` ends, and is synced, after every
-50th append.
+Each writer is a process with a thread (a rollout) of its own, all on one home. In rounds, each case runs beside its
+bare counterpart, in shuffled order and for the same time: `os.write` of lines of the same length, alone (for `buffered`
+and `turn`) or with `fdatasync` after each batch (for `durable`); the disk drifts by 40 % within minutes, so a ratio is of
+one round. A case is a number of writers, a batch, a durability. A `turn` ends, and is synced, after every 50th append.
 
     python benchmarks/append.py [--quick] [--folder F] [--writers 1,8] [--json]
 """
@@ -12,20 +11,20 @@ is a number of writers, a batch, a durability. All writers begin together. A `tu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _machine import machine, spread, told
+from _homes import say
+from _machine import spread
+from _pool import Pool, serve
+from _report import Report, Row, arguments, numbers, publish
 
-WRITERS = (1, 2, 4, 8)
 BATCHES = (1, 50)
 DURABILITIES = ("buffered", "durable", "turn")
 APPENDS_A_TURN = 50
@@ -45,81 +44,49 @@ class Case(NamedTuple):
 
 def main() -> None:
     """Measure and print; with `--child`, be one writer."""
-    asked = arguments()
-    if asked.child:
-        child(*asked.child)
+    if sys.argv[1:] == ["--child"]:
+        serve({"open": open_, "work": work, "close": close})
         return
+    asked = arguments(
+        __doc__,
+        seconds={"type": float, "help": "how long each measurement takes (0.5; quick: 0.1)"},
+        writers={"type": numbers, "help": "how many processes (1,8; quick: 1,4)"},
+    )
+    asked.seconds = asked.seconds or (0.1 if asked.quick else 0.5)
+    asked.writers = asked.writers or ((1, 4) if asked.quick else (1, 8))
     folder = Path(tempfile.mkdtemp(prefix="rolloutdb-append-", dir=asked.folder))
     try:
-        found = measure(folder, asked)
+        rows = measure(folder, asked)
     finally:
         shutil.rmtree(folder)
-    print(json.dumps(found, indent=2) if asked.json else table(found))
+    shown = {"rounds": asked.rounds, "seconds": asked.seconds, "writers": asked.writers}
+    notes = ["Lines of some 240 bytes; a ratio is to os.write of the same lines, with fdatasync for `durable`."]
+    publish(Report(benchmark="append", mode=asked.mode, asked=shown, rows=rows, notes=notes), asked)
 
 
-def arguments() -> argparse.Namespace:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, help="how long each measurement takes (1; quick: 0.3)")
-    parser.add_argument("--rounds", type=int, help="paired rounds (7; quick: 3)")
-    parser.add_argument("--writers", type=numbers, help="how many processes (1,2,4,8; quick: 1,8)")
-    parser.add_argument("--folder", help="where the files are written; else the system's temporary folder")
-    parser.add_argument("--quick", action="store_true", help="less of everything; the rates mean less")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    asked.seconds = asked.seconds or (0.3 if asked.quick else 1.0)
-    asked.rounds = asked.rounds or (3 if asked.quick else 7)
-    asked.writers = asked.writers or ((1, 8) if asked.quick else WRITERS)
-    return asked
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """`1,8`."""
-    return tuple(map(int, text.split(",")))
-
-
-def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def measure(folder: Path, asked: argparse.Namespace) -> list[Row]:
     """All cases, in rounds."""
-    pairs = [(writers, batch, kind) for writers in asked.writers for batch in BATCHES for kind in DURABILITIES]
+    durabilities = DURABILITIES[:2] if asked.quick else DURABILITIES
+    pairs = [(writers, batch, kind) for writers in asked.writers for batch in BATCHES for kind in durabilities]
     results: dict[Case, list[dict[str, Any]]] = {}
-    for number in range(asked.rounds):
-        say(f"round {number + 1} of {asked.rounds}")
-        for writers, batch, kind in random.sample(pairs, len(pairs)):
-            for bare in random.sample((False, True), 2):
-                case = Case(writers, batch, kind, bare)
-                results.setdefault(case, []).append(run(folder, case, asked.seconds))
-    return {
-        "machine": machine(),
-        "asked": {"seconds": asked.seconds, "rounds": asked.rounds},
-        "cases": [summary(pair, results) for pair in pairs],
-    }
+    with Pool([sys.executable, __file__, "--child"], max(asked.writers)) as pool:
+        for number in range(asked.rounds):
+            say(f"append: round {number + 1} of {asked.rounds}")
+            for writers, batch, kind in random.sample(pairs, len(pairs)):
+                for bare in random.sample((False, True), 2):
+                    case = Case(writers, batch, kind, bare)
+                    results.setdefault(case, []).append(run(pool, folder, case, asked.seconds))
+    return [row_of(pair, results) for pair in pairs]
 
 
-def run(folder: Path, case: Case, seconds: float) -> dict[str, Any]:
-    """One measurement: the writers are started, wait for each other, write, and tell."""
-    place = Path(tempfile.mkdtemp(dir=folder))
-    command = [sys.executable, __file__, "--child"]
-    how = [str(case.batch), case.durability, "bare" if case.bare else "engine", str(seconds)]
-    children = [
-        subprocess.Popen([*command, str(place / f"writer-{number}"), *how], stdin=-1, stdout=-1)
-        for number in range(case.writers)
-    ]
-    try:
-        for each in children:
-            assert each.stdout is not None
-            assert each.stdout.readline() == b"ready\n", "a writer did not start"
-        for each in children:
-            assert each.stdin is not None
-            each.stdin.write(b"go\n")
-            each.stdin.flush()
-        told_by = [json.loads(each.communicate(timeout=120)[0]) for each in children]
-    finally:
-        for each in children:
-            if each.poll() is None:
-                each.kill()
-                each.wait()
-        shutil.rmtree(place)
+def run(pool: Pool, folder: Path, case: Case, seconds: float) -> dict[str, Any]:
+    """One measurement: every writer opens what it writes to, all write at the same time, and tell."""
+    place = tempfile.mkdtemp(dir=folder)
+    how = {"do": "open", "batch": case.batch, "durability": case.durability, "bare": case.bare}
+    pool.ask([{**how, "place": place, "number": number} for number in range(case.writers)])
+    told_by = pool.ask([{"do": "work", "seconds": seconds}] * case.writers)
+    pool.ask([{"do": "close"}] * case.writers)
+    shutil.rmtree(place)
     waits = sorted(wait for each in told_by for wait in each["waits_us"])
     return {
         "records_a_second": sum(each["appends"] * case.batch / each["seconds"] for each in told_by),
@@ -129,40 +96,51 @@ def run(folder: Path, case: Case, seconds: float) -> dict[str, Any]:
     }
 
 
-def summary(pair: tuple[int, int, str], results: dict[Case, list[dict[str, Any]]]) -> dict[str, Any]:
-    """A case and its bare counterpart over all rounds; ratios and differences are of one round."""
+def row_of(pair: tuple[int, int, str], results: dict[Case, list[dict[str, Any]]]) -> Row:
+    """A case beside its bare counterpart, over all rounds; ratios and differences are of one round."""
     ours, bare = results[Case(*pair, bare=False)], results[Case(*pair, bare=True)]
     both = list(zip(ours, bare, strict=True))
-    found: dict[str, Any] = {"writers": pair[0], "batch": pair[1], "durability": pair[2]}
-    for key in ("records_a_second", "p50_us", "p99_us", "worst_us"):
-        found[key] = spread([each[key] for each in ours])
-        found[f"bare_{key}"] = spread([each[key] for each in bare])
-    found["ratio"] = spread([one["records_a_second"] / other["records_a_second"] for one, other in both])
-    found["worse_us"] = spread([one["worst_us"] - other["worst_us"] for one, other in both])
-    return found
+    values = {key: spread([each[key] for each in ours]) for key in ("records_a_second", "p50_us", "p99_us")}
+    values["bare_records_a_second"] = spread([each["records_a_second"] for each in bare])
+    values["worst_ms"] = spread([each["worst_us"] / 1000 for each in ours])
+    values["worst_beyond_bare_ms"] = spread([(one["worst_us"] - other["worst_us"]) / 1000 for one, other in both])
+    ratio = spread([one["records_a_second"] / other["records_a_second"] for one, other in both])
+    writers, batch, durability = pair
+    case = f"{writers} writer{'s' if writers > 1 else ''}, batch {batch}, {durability}"
+    return Row(case=case, values=values, ratios={"speed_to_bare": ratio})
 
 
-def child(place: str, batch: str, durability: str, kind: str, seconds: str) -> None:
-    """One writer: `ready`, wait for `go`, append for so long, tell."""
-    os.makedirs(place)
-    append, close = (bare_writer if kind == "bare" else engine_writer)(place, int(batch), durability)
+_open: list[tuple[Any, Any]] = []
+
+
+def open_(place: str, number: int, batch: int, durability: str, bare: bool) -> bool:
+    """One writer: what it writes to is there, and written to."""
+    writer = bare_writer(f"{place}/{number}", batch, durability) if bare else engine_writer(place, batch, durability)
+    _open.append(writer)
     for _ in range(20):
-        append()
-    print("ready", flush=True)
-    sys.stdin.readline()
+        _open[0][0]()
+    return True
+
+
+def work(seconds: float) -> dict[str, Any]:
+    """Append for so long."""
+    append = _open[0][0]
     waits: list[int] = []
     begun = at = time.perf_counter_ns()
-    end = begun + int(float(seconds) * 1e9)
+    end = begun + int(seconds * 1e9)
     while at < end:
         append()
         now = time.perf_counter_ns()
         waits.append(now - at)
         at = now
-    close()
-    waits.sort()
-    told_waits = waits if len(waits) < 20_000 else [*waits[:: len(waits) // 10_000], *waits[-200:]]
-    answer = {"appends": len(waits), "seconds": (at - begun) / 1e9, "waits_us": [wait / 1e3 for wait in told_waits]}
-    print(json.dumps(answer))
+    shown = sorted(waits, reverse=True)[:: len(waits) // 10_000 + 1]
+    return {"appends": len(waits), "seconds": (at - begun) / 1e9, "waits_us": [wait / 1e3 for wait in shown]}
+
+
+def close() -> bool:
+    """Let go of it."""
+    _open.pop()[1]()
+    return True
 
 
 def engine_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
@@ -201,7 +179,7 @@ def bare_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
 
     def begin() -> None:
         state[0] += 1
-        state[2] = os.open(f"{place}/{state[0]}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        state[2] = os.open(f"{place}-{state[0]}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         state[3] = 0
 
     def append() -> None:
@@ -219,41 +197,6 @@ def bare_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
 
     begin()
     return append, close
-
-
-def table(found: dict[str, Any]) -> str:
-    """All of it for people."""
-    asked = found["asked"]
-    heads = ("records/s", "bare", "ratio", "p50 µs", "p99 µs", "worst ms", "worse than bare, ms")
-    widths = (32, 32, 18, 9, 9, 10, 24)
-    lines = [
-        ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
-        f"median [min–max] of {asked['rounds']} paired rounds of {asked['seconds']} s; lines of some 240 bytes",
-        "",
-        f"{'writers':>8}{'batch':>6}  {'durability':10}"
-        + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)),
-    ]
-    for case in found["cases"]:
-        worse = {key: value / 1000 for key, value in case["worse_us"].items()}
-        cells = (
-            told(case["records_a_second"]),
-            told(case["bare_records_a_second"]),
-            told(case["ratio"], 2),
-            f"{case['p50_us']['median']:,.0f}",
-            f"{case['p99_us']['median']:,.0f}",
-            f"{case['worst_us']['max'] / 1000:,.1f}",
-            told(worse, 1),
-        )
-        lines.append(
-            f"{case['writers']:>8}{case['batch']:>6}  {case['durability']:10}"
-            + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        )
-    return "\n".join(lines)
-
-
-def say(what: str) -> None:
-    """Progress goes to stderr."""
-    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _machine import machine, spread, told
+from _homes import say
+from _machine import Spread, spread
+from _report import Report, Row, arguments, numbers, publish
 
 PACE_S = 0.05
 WRITTEN_TO = 4
@@ -38,41 +40,29 @@ class Case(NamedTuple):
 
 def main() -> None:
     """Measure and print; with `--child`, be one follower."""
-    asked = arguments()
-    if asked.child:
-        child(*asked.child)
+    if sys.argv[1:2] == ["--child"]:
+        child(*sys.argv[2:])
         return
+    asked = arguments(
+        __doc__,
+        appends={"type": int, "help": "how many each measurement takes (40; quick: 15)"},
+        threads={"type": numbers, "help": "how many threads the home has (10,1000; quick: 10)"},
+    )
+    asked.appends = asked.appends or (15 if asked.quick else 40)
+    asked.threads = asked.threads or ((10,) if asked.quick else (10, 1000))
     folder = Path(tempfile.mkdtemp(prefix="rolloutdb-follow-", dir=asked.folder))
     try:
-        found = measure(folder, asked)
+        rows = measure(folder, asked)
     finally:
         shutil.rmtree(folder)
-    print(json.dumps(found, indent=2) if asked.json else table(found))
+    shown = {"rounds": asked.rounds, "appends": asked.appends, "threads": asked.threads, "pace_s": PACE_S}
+    notes = [
+        "`bare` looks at one file without a pause, at the price of a core: its delay is shown, and no ratio to it."
+    ]
+    publish(Report(benchmark="follow", mode=asked.mode, asked=shown, rows=rows, notes=notes), asked)
 
 
-def arguments() -> argparse.Namespace:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--appends", type=int, help="how many each measurement takes (200; quick: 40)")
-    parser.add_argument("--rounds", type=int, help="rounds (5; quick: 2)")
-    parser.add_argument("--threads", type=numbers, help="how many threads the home has (10,1000,10000; quick: 10,1000)")
-    parser.add_argument("--folder", help="where the files are written; else the system's temporary folder")
-    parser.add_argument("--quick", action="store_true", help="less of everything")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    asked.appends = asked.appends or (40 if asked.quick else 200)
-    asked.rounds = asked.rounds or (2 if asked.quick else 5)
-    asked.threads = asked.threads or ((10, 1000) if asked.quick else (10, 1000, 10_000))
-    return asked
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """`10,1000`."""
-    return tuple(map(int, text.split(",")))
-
-
-def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def measure(folder: Path, asked: argparse.Namespace) -> list[Row]:
     """All cases, in rounds."""
     from engine.testing.homes import HomePlan, make_home
 
@@ -81,17 +71,24 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     for threads in asked.threads:
         make_home(folder / str(threads), HomePlan(threads=threads, bytes_max=4_000))
     for number in range(asked.rounds):
-        say(f"round {number + 1} of {asked.rounds}")
+        say(f"follow: round {number + 1} of {asked.rounds}")
         for case in random.sample(cases, len(cases)):
             results.setdefault(case, []).append(run(folder / str(case.threads), case, asked.appends))
-    return {
-        "machine": machine(),
-        "asked": {"appends": asked.appends, "rounds": asked.rounds, "pace_s": PACE_S},
-        "cases": [
-            case._asdict() | {key: spread([each[key] for each in results[case]]) for key in results[case][0]}
-            for case in cases
-        ],
-    }
+    return [
+        Row(
+            group=f"{case.threads:,} threads",
+            case=case.waking,
+            values={key: spread([each[key] for each in runs]) for key in runs[0]},
+            ratios={} if case.waking != "events" else {"speed_to_polling": _speeds(results, case)},
+        )
+        for case, runs in ((case, results[case]) for case in cases)
+    ]
+
+
+def _speeds(results: dict[Case, list[dict[str, float]]], case: Case) -> Spread:
+    """Of the medians of one round: how much sooner than by looking."""
+    both = zip(results[case], results[Case(case.threads, "polling")], strict=True)
+    return spread([polling["p50_ms"] / events["p50_ms"] for events, polling in both])
 
 
 def run(home: Path, case: Case, appends: int) -> dict[str, float]:
@@ -171,26 +168,6 @@ def bare(path: str) -> Any:
                 yield from (json.loads(line)["payload"]["at_ns"] for line in data.splitlines())
 
     return stamps()
-
-
-def table(found: dict[str, Any]) -> str:
-    """All of it for people."""
-    asked = found["asked"]
-    lines = [
-        ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
-        f"median [min–max] of {asked['rounds']} rounds of {asked['appends']} appends, one each {asked['pace_s'] * 1000:.0f} ms",
-        "",
-        f"{'threads':>8}  {'woken by':10}{'p50 ms':>22}{'p95 ms':>22}{'worst ms':>22}",
-    ]
-    for case in found["cases"]:
-        cells = (told(case[key], 1) for key in ("p50_ms", "p95_ms", "worst_ms"))
-        lines.append(f"{case['threads']:>8}  {case['waking']:10}" + "".join(f"{cell:>22}" for cell in cells))
-    return "\n".join(lines)
-
-
-def say(what: str) -> None:
-    """Progress goes to stderr."""
-    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

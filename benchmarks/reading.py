@@ -29,7 +29,8 @@ from typing import Any
 
 import apsw
 from _homes import MB, ensure_home, make_small, say, workplace
-from _machine import machine
+from _machine import spread
+from _report import Report, Row, arguments, publish
 
 TABLE = "SELECT * FROM threads ORDER BY updated_at_ms DESC, id DESC LIMIT 25"
 SAME = """
@@ -71,7 +72,18 @@ SLOW = ("search", "newest 25, with counts")
 
 def main() -> None:
     """Measure and print."""
-    asked = arguments()
+    asked = arguments(
+        __doc__,
+        threads={"type": int, "help": "threads in the home (100,000; quick: 1,000)"},
+        times={"type": int, "help": "how often each page is asked for (300; quick: 60)"},
+        mb={"type": int, "help": "size of the large rollout (100; quick: 10)"},
+        codex={"help": "the Codex CLI's program, to be measured beside; left out without it"},
+    )
+    asked.threads = asked.threads or (1_000 if asked.quick else 100_000)
+    asked.times = asked.times or (60 if asked.quick else 300)
+    asked.mb = asked.mb or (10 if asked.quick else 100)
+    if asked.codex is not None and not os.access(asked.codex, os.X_OK):
+        sys.exit(f"{asked.codex} is no program: name the Codex CLI's, or leave --codex out")
     with workplace(asked.folder) as folder:
         home = ensure_home(folder, f"small-{asked.threads}", lambda home: make_small(home, asked.threads))
         state = tempfile.mkdtemp(prefix="state-", dir=folder)
@@ -81,26 +93,14 @@ def main() -> None:
             found["codex"] = None if asked.codex is None else beside_codex(folder, asked)
         finally:
             shutil.rmtree(state)
-    print(json.dumps(found, indent=2) if asked.json else table(found))
-
-
-def arguments() -> argparse.Namespace:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, help="threads in the home (100,000; quick: 2,000)")
-    parser.add_argument("--times", type=int, help="how often each page is asked for (500; quick: 100)")
-    parser.add_argument("--folder", help="where homes are made and kept; else a temporary one, removed at the end")
-    parser.add_argument("--mb", type=int, help="size of the large rollout (200; quick: 20)")
-    parser.add_argument("--codex", help="the Codex CLI's program, to be measured beside; left out without it")
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    asked = parser.parse_args()
-    asked.threads = asked.threads or (2_000 if asked.quick else 100_000)
-    asked.times = asked.times or (100 if asked.quick else 500)
-    asked.mb = asked.mb or (20 if asked.quick else 200)
-    if asked.codex is not None and not os.access(asked.codex, os.X_OK):
-        parser.error(f"{asked.codex} is no program: name the Codex CLI's, or leave --codex out")
-    return asked
+    whole = found["until_whole"]
+    until = f"{whole['lists']} lists in {whole['seconds']:.1f} s, the longest {whole['longest_ms']:.0f} ms"
+    notes = [
+        f"A new process, until a list covers every file: {until}.",
+        f"Rollouts opened by all these lists: {found['files_opened']}.",
+    ]
+    shown = {"rounds": asked.rounds, "threads": asked.threads, "times": asked.times, "mb": asked.mb}
+    publish(Report(benchmark="reading", mode=asked.mode, asked=shown, rows=rows_of(found), notes=notes), asked)
 
 
 def measure(home: Path, state: str, asked: argparse.Namespace) -> dict[str, Any]:
@@ -128,6 +128,7 @@ def measure(home: Path, state: str, asked: argparse.Namespace) -> dict[str, Any]
                 lambda name=name: connection.execute(bare(name), place).fetchall(),  # type: ignore[misc]
                 lambda: connection.execute(TABLE).fetchall(),
                 times,
+                asked.rounds,
             )
         connection.close()
     files = RecordingFiles(Files())
@@ -137,13 +138,7 @@ def measure(home: Path, state: str, asked: argparse.Namespace) -> dict[str, Any]
         for query in PAGES.values():
             opened.threads.list(**query)
         opens = files.count("open_read")
-    return {
-        "machine": machine(),
-        "asked": {"threads": asked.threads, "times": asked.times, "mb": asked.mb},
-        "pages": pages,
-        "until_whole": whole,
-        "files_opened": opens,
-    }
+    return {"pages": pages, "until_whole": whole, "files_opened": opens}
 
 
 def until_whole(opened: Any) -> dict[str, float]:
@@ -164,25 +159,23 @@ def bare(name: str) -> str:
 
 
 def beside(
-    page: Callable[[], object], same: Callable[[], object], rows: Callable[[], object], times: int
-) -> dict[str, float]:
-    """All in turns, in microseconds; `ratio` is of the medians."""
-    waits: tuple[list[float], ...] = ([], [], [])
-    for _ in range(times):
-        for each, ask in zip(waits, (page, same, rows), strict=True):
-            at = time.perf_counter()
-            ask()
-            each.append((time.perf_counter() - at) * 1e6)
-    ours, bare_p50, rows_p50 = sorted(waits[0]), statistics.median(waits[1]), statistics.median(waits[2])
-    p50 = statistics.median(ours)
-    return {
-        "p50_us": p50,
-        "p99_us": ours[len(ours) * 99 // 100],
-        "bare_p50_us": bare_p50,
-        "ratio": p50 / bare_p50,
-        "table_p50_us": rows_p50,
-        "ratio_to_table": p50 / rows_p50,
-    }
+    page: Callable[[], object], same: Callable[[], object], rows: Callable[[], object], times: int, rounds: int
+) -> list[dict[str, float]]:
+    """All in turns, so many times in all; what each round of them took, in microseconds."""
+    found = []
+    for _ in range(rounds):
+        waits: tuple[list[float], ...] = ([], [], [])
+        for _ in range(max(1, times // rounds)):
+            for each, ask in zip(waits, (page, same, rows), strict=True):
+                at = time.perf_counter()
+                ask()
+                each.append((time.perf_counter() - at) * 1e6)
+        ours = sorted(waits[0])
+        p50, bare_p50, table_p50 = map(statistics.median, waits)
+        found.append(
+            {"p50_us": p50, "p99_us": ours[len(ours) * 99 // 100], "bare_p50_us": bare_p50, "table_p50_us": table_p50}
+        )
+    return found
 
 
 FIRST_PAGE = """
@@ -331,38 +324,24 @@ def call(server: subprocess.Popen[bytes], method: str, params: dict[str, Any]) -
     raise SystemExit(f"{method}: the program ended without an answer")
 
 
-def table(found: dict[str, Any]) -> str:
-    """All of it for people."""
-    whole = found["until_whole"]
-    lines = [
-        ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
-        f"{found['asked']['threads']:,} threads; each page {found['asked']['times']} times (slow ones fewer)",
-        "",
-        f"{'':24}{'p50 µs':>10}{'p99 µs':>10}{'bare p50':>10}{'ratio':>8}{'table':>8}{'ratio':>8}",
-    ]
-    for name, page in found["pages"].items():
-        cells = f"{page['p50_us']:10,.0f}{page['p99_us']:10,.0f}{page['bare_p50_us']:10,.0f}{page['ratio']:8.1f}"
-        cells += f"{page['table_p50_us']:8,.0f}{page['ratio_to_table']:8.1f}"
-        lines.append(f"{name:24}{cells}")
-    until = f"{whole['lists']} lists in {whole['seconds']:.1f} s, the longest {whole['longest_ms']:.0f} ms"
-    lines += [
-        "",
-        f"a new process, until a list covers every file: {until}",
-        f"rollouts opened by all these lists: {found['files_opened']}",
-        "",
-        f"{'a thread of ' + str(found['asked']['mb']) + ' MB, in new processes':40}{'never indexed ms':>18}{'indexed ms':>12}",
-    ]
+def rows_of(found: dict[str, Any]) -> list[Row]:
+    """All of it."""
+    rows = []
+    for name, rounds in found["pages"].items():
+        values = {key: spread([each[key] for each in rounds]) for key in rounds[0]}
+        ratios = {
+            f"speed_to_{what}": spread([each[f"{what}_p50_us"] / each["p50_us"] for each in rounds])
+            for what in ("bare", "table")
+        }
+        rows.append(Row(group="pages of threads", case=name, values=values, ratios=ratios))
     for mode, times in found["large"].items():
-        for what, label in (("turns", "newest 25 turns"), ("items", "last 50 items")):
-            never, filled = times[f"{what}_never_indexed_ms"], times[f"{what}_indexed_ms"]
-            lines.append(f"{mode + ', ' + label:40}{never:18,.1f}{filled:12,.1f}")
-    lines.append("")
-    if found["codex"] is None:
-        lines.append("the Codex CLI was not measured: --codex PATH names its program")
+        values = {name: spread([ms]) for name, ms in times.items()}
+        rows.append(Row(group="the newest page of one large thread, in new processes", case=mode, values=values))
     for name, each in (found["codex"] or {}).items():
-        times_faster = f"{each['times_faster']:,.0f} times"
-        lines.append(f"Codex CLI, {name:24}{each['codex_ms']:10.1f} ms, ours {each['ours_ms']:.3f} ms: {times_faster}")
-    return "\n".join(lines)
+        values = {key: spread([each[key]]) for key in ("codex_ms", "ours_ms")}
+        ratio = {"speed_to_codex": spread([each["times_faster"]])}
+        rows.append(Row(group="beside the Codex CLI", case=name, values=values, ratios=ratio))
+    return rows
 
 
 if __name__ == "__main__":

@@ -10,15 +10,17 @@ newest first, each with a new reader. All in one process, so a ratio is of one r
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from _machine import machine, spread, told
+from _homes import say
+from _machine import spread
+from _report import Report, Row, arguments, publish
 
 from engine.clock import SystemClock
 from engine.events.skim import Skim
@@ -45,31 +47,40 @@ TURNS, OPTIONS, FILES = Turns(), Options(), Files()
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mb", type=int, help="size of the rollout (200; quick: 10)")
-    parser.add_argument("--rounds", type=int, help="rounds (5; quick: 2)")
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    asked = parser.parse_args()
-    size, rounds = (asked.mb or (10 if asked.quick else 200)) * MB, asked.rounds or (2 if asked.quick else 5)
-    found = {"machine": machine(), "modes": {mode: measured(mode, size, rounds) for mode in MODES}}
-    print(json.dumps(found, indent=2) if asked.json else table(found))
+    asked = arguments(__doc__, mb={"type": int, "help": "size of the rollout (100; quick: 4)"})
+    asked.mb = asked.mb or (4 if asked.quick else 100)
+    rows = [row for mode in MODES for row in measured(mode, asked.mb * MB, asked)]
+    shown = {"rounds": asked.rounds, "mb": asked.mb}
+    publish(Report(benchmark="turns", mode=asked.mode, asked=shown, rows=rows), asked)
 
 
-def measured(mode: str, size: int, rounds: int) -> dict[str, Any]:
+def measured(mode: str, size: int, asked: argparse.Namespace) -> list[Row]:
     """All rounds of one history mode."""
-    folder = Path(tempfile.mkdtemp(prefix="rolloutdb-bench-"))
+    say(f"turns: {mode} …")
+    folder = Path(tempfile.mkdtemp(prefix="rolloutdb-bench-", dir=asked.folder))
     try:
         rollout = folder / PATH
         rollout.parent.mkdir(parents=True)
         with rollout.open("wb") as file:
             file.writelines(rollout_lines(seed=5, mode=mode, size=size))
-        each = [one_round(folder, rollout.stat().st_size) for _ in range(rounds + 1)][1:]
+        each = [one_round(folder, rollout.stat().st_size) for _ in range(asked.rounds + 1)][1:]
     finally:
         shutil.rmtree(folder)
-    spreads = {name: spread([found[name] for found in each]) for name in each[0] if name.endswith(("_mb_s", "_ms"))}
-    spreads["fold_to_skim"] = spread([found["fold_mb_s"] / found["skim_mb_s"] for found in each])
-    return {**{name: each[0][name] for name in ("bytes", "turns", "items", "index_bytes", "index_share")}, **spreads}
+    found = each[0]
+    title = f"{mode}: {found['bytes'] / MB:,.0f} MB, {found['turns']:,} turns, {found['items']:,} items"
+
+    def row(case: str, **names: str) -> Row:
+        return Row(group=title, case=case, values={name: spread([e[key] for e in each]) for name, key in names.items()})
+
+    ratio = spread([e["fold_mb_s"] / e["skim_mb_s"] for e in each])
+    return [
+        row("bare skim", mb_a_second="skim_mb_s"),
+        replace(row("fold", mb_a_second="fold_mb_s"), ratios={"speed_to_skim": ratio}),
+        row("writing rows", ms="write_ms", index_bytes="index_bytes", index_share="index_share"),
+        row("25 newest turns, summary", ms="turns_summary_ms"),
+        row("25 newest turns with all items", ms="turns_full_ms"),
+        row("50 newest items", ms="items_ms"),
+    ]
 
 
 def one_round(folder: Path, size: int) -> dict[str, Any]:
@@ -158,22 +169,6 @@ PAGES = {
     "turns_full": lambda folder, database: turns_page(folder, database, "full"),
     "items": items_page,
 }
-
-
-def table(found: dict[str, Any]) -> str:
-    """The same for people."""
-    lines = [" · ".join(f"{name} {value}" for name, value in found["machine"].items())]
-    for mode, each in found["modes"].items():
-        lines += [
-            f"{mode}: {each['bytes'] / MB:,.0f} MB, {each['turns']:,} turns, {each['items']:,} items",
-            f"  index            {each['index_bytes'] / MB:.2f} MB, {100 * each['index_share']:.2f} % of the rollout",
-            f"  bare skim        {told(each['skim_mb_s'])} MB/s",
-            f"  fold             {told(each['fold_mb_s'])} MB/s, {told(each['fold_to_skim'], 2)} of the skim",
-            f"  writing rows     {told(each['write_ms'])} ms",
-            f"  25 turns summary {told(each['turns_summary_ms'], 1)} ms, full {told(each['turns_full_ms'], 1)} ms",
-            f"  50 items         {told(each['items_ms'], 1)} ms",
-        ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

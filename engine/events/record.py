@@ -64,7 +64,9 @@ class _Tag(Struct):
 
 
 _ALIASED = {f"{kind.partition('.')[0]}.{alias}": kind for kind, alias in ALIASES.items()}
+_BRACE = ord("{")
 _ENVELOPE: msgspec.json.Decoder[Record[Raw]] = msgspec.json.Decoder(Record[Raw])
+_PLAIN: msgspec.json.Decoder[Record[dict[str, Any]]] = msgspec.json.Decoder(Record[dict[str, Any]])
 _TAG = msgspec.json.Decoder(_Tag)
 _ITEM_TAG = msgspec.json.Decoder(_ItemTag)
 _DECODERS: dict[type[Struct], msgspec.json.Decoder[Record[Any]]] = {
@@ -79,7 +81,8 @@ def decode(line: bytes) -> Record[Raw]:
 
     `line` comes without its newline (a trailing CR is white space). Raises `Rejected`.
     """
-    _check_text(line)
+    if not line.isascii():
+        _check_text(line)
     return _decode_envelope(line)
 
 
@@ -88,7 +91,7 @@ def _decode_envelope(line: bytes) -> Record[Raw]:
         record = _ENVELOPE.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _rejected(line, error) from None
-    if bytes(memoryview(record.payload)[:1]) != b"{":
+    if memoryview(record.payload)[0] != _BRACE:
         raise Rejected("foreign", "the payload is not an object")
     return record
 
@@ -112,12 +115,22 @@ def decode_as(line: bytes, kind: str, *, is_ascii: bool = False) -> Record[Any]:
         raise _rejected(line, error) from None
 
 
-def decode_plain(line: bytes, kind: str, *, is_ascii: bool = False) -> Record[dict[str, Any]]:
-    """A line as a record whose payload is the object that JSON has, with every key: for folds that are not ours.
+def decode_plain(line: bytes, kind: str = "record", *, is_ascii: bool = False) -> Record[dict[str, Any]]:
+    """A line as a record whose payload is the object that JSON has, with every key: for whoever reads, and folds not ours.
 
     Raises `Rejected`.
     """
-    record = _decode_envelope(line) if is_ascii else decode(line)
+    if not is_ascii and not line.isascii():
+        _check_text(line)
+    try:
+        return _PLAIN.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decode_in_two(line, kind)
+
+
+def _decode_in_two(line: bytes, kind: str) -> Record[dict[str, Any]]:
+    """Envelope, then payload: tells which of them is no good, and takes the last of two payloads without reading the first."""
+    record = _decode_envelope(line)
     try:
         payload = msgspec.json.decode(record.payload, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -155,6 +168,14 @@ def kind_of_values(type_: str, payload: Mapping[str, Any]) -> str | None:
     item = payload.get("item")
     item_tag = item.get("type") if type(item) is dict else None
     return _completed(item_tag) if type(item_tag) is str else None
+
+
+def kind_of_plain(type_: str, payload: Mapping[str, Any]) -> str:
+    """The same of a payload that was decoded, where a value is of JSON's own types."""
+    kind = kind_of_values(type_, payload)
+    if kind is not None:
+        return kind
+    return ITEM_COMPLETED if isinstance(payload.get("type"), str) else type_
 
 
 def _tagged(type_: str, tag: str | None) -> str:

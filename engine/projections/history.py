@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.errors import InvalidRequest, LineageBroken, RolloutUnreadable, ThreadNotFound, TruthGone
-from engine.events.record import kind_of
+from engine.events.record import decode_plain, kind_of_plain
 from engine.options import Options
 from engine.projections.fresh import Fresh
 from engine.projections.model_context import ModelContext, read_context
@@ -62,7 +62,13 @@ def stored_record(found: Located) -> StoredRecord | None:
         payload = msgspec.json.decode(record.payload)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return StoredRecord(record.ordinal, record.timestamp, kind_of(record), payload, found.offset, found.length + 1)
+    return _stored(found, payload)
+
+
+def _stored(found: Located, payload: dict[str, Any]) -> StoredRecord:
+    record = found.record
+    kind = kind_of_plain(record.type, payload)
+    return StoredRecord(record.ordinal, record.timestamp, kind, payload, found.offset, found.length + 1)
 
 
 class History:
@@ -151,11 +157,13 @@ class History:
 
     def _decoded(self, head: Found, parts: Sequence[Part], *, reverse: bool) -> Iterator[StoredRecord]:
         with readable(head):
-            stored = read_parts(self._home, parts, reverse=reverse, options=self._options, files=self._files)
+            stored = read_parts(
+                self._home, parts, reverse=reverse, options=self._options, files=self._files, by=decode_plain
+            )
             for _, each in stored:
-                record = stored_record(each) if isinstance(each, Located) else None
-                if record is not None:
-                    yield record
+                if isinstance(each, Located):
+                    payload: Any = each.record.payload  # decoded by then
+                    yield _stored(each, payload)
 
     def _located(self, sql: str, value: str) -> list[Found]:
         with self._database.read() as transaction:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Raw
 
@@ -78,11 +78,15 @@ class Damage(NamedTuple):
 
 
 class Located(NamedTuple):
-    """A record and where it stands; `length` is without the LF."""
+    """A record and where it stands; `length` is without the LF. Its payload is raw, where no other decoder was asked for."""
 
     offset: int
     length: int
     record: Record[Raw]
+
+
+Decode = Callable[[bytes], Record[Any]]
+"""`decode`, or `decode_plain` for those who need every payload."""
 
 
 def open_source(path: str, *, compressed: bool, files: Files, options: Options) -> Source:
@@ -230,7 +234,9 @@ def blocks(
             at += block.length
 
 
-def records(source: Source, start: int, end: int | None, options: Options) -> Iterator[Located | Damage]:
+def records(
+    source: Source, start: int, end: int | None, options: Options, by: Decode = decode
+) -> Iterator[Located | Damage]:
     """Every line from `start` on, decoded, in order; blank lines are passed over."""
     for block in blocks(source, start, end, options):
         if block.passed:
@@ -241,7 +247,7 @@ def records(source: Source, start: int, end: int | None, options: Options) -> It
             stop = block.data.find(b"\n", at, block.end)
             terminated = stop >= 0
             stop = stop if terminated else block.end
-            found = judge(block.offset + at, line_of(block, at, stop), terminated=terminated)
+            found = judge(block.offset + at, line_of(block, at, stop), terminated=terminated, by=by)
             if found is not None:
                 yield found
             at = stop + 1
@@ -249,7 +255,8 @@ def records(source: Source, start: int, end: int | None, options: Options) -> It
 
 def line_of(block: Block, start: int, stop: int) -> bytes:
     """The bytes of one line of a block, copied once."""
-    return bytes(memoryview(block.data)[start:stop])
+    data = block.data
+    return data[start:stop] if isinstance(data, bytes) else bytes(memoryview(data)[start:stop])
 
 
 _BLANK = b" \t\r\n"
@@ -259,14 +266,14 @@ _BLANK_BYTES = 64
 TOO_LONG = ("too long", "the line is longer than line_bytes_max")
 
 
-def judge(offset: int, line: bytes, *, terminated: bool) -> Located | Damage | None:
+def judge(offset: int, line: bytes, *, terminated: bool, by: Decode = decode) -> Located | Damage | None:
     """One line without its LF: a record, damage, or None where it is blank."""
     length = len(line)
     line = line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line
-    if not line[:_BLANK_BYTES].strip(_BLANK) and not line.strip(_BLANK):
+    if not line.startswith(b"{") and not line[:_BLANK_BYTES].strip(_BLANK) and not line.strip(_BLANK):
         return None
     try:
-        return Located(offset, length, decode(line))
+        return Located(offset, length, by(line))
     except Rejected as rejected:
         return Damage(offset, length, rejected.look, rejected.reason, terminated)
 
@@ -304,12 +311,14 @@ def lines_backwards(source: Source, end: int, options: Options) -> Iterator[tupl
         yield 0, _joined(pieces, held, options), terminated
 
 
-def records_backwards(source: Source, start: int, end: int, options: Options) -> Iterator[Located | Damage]:
+def records_backwards(
+    source: Source, start: int, end: int, options: Options, by: Decode = decode
+) -> Iterator[Located | Damage]:
     """The lines between `start` (a line's beginning) and `end`, decoded, last first; those too long to be held are left out."""
     for offset, line, terminated in lines_backwards(source, end, options):
         if offset < start:
             return
-        found = judge(offset, line, terminated=terminated)
+        found = judge(offset, line, terminated=terminated, by=by)
         if found is not None:
             yield found
 

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from engine.errors import InvalidRequest
+from engine.events.record import decode
 from engine.options import Options
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home
 from engine.stores.lineage import Resolve, Segment, first_meta, lineage, open_rollout
 from engine.stores.recorder import Position
-from engine.stores.rollouts import Damage, Located, Source, records, records_backwards, seekable
+from engine.stores.rollouts import Damage, Decode, Located, Source, records, records_backwards, seekable
 
 
 class Part(NamedTuple):
@@ -99,7 +100,7 @@ def _place(position: Position, firsts: Sequence[int]) -> tuple[int, int]:
 
 
 def read_parts(
-    home: Home, parts: Sequence[Part], *, reverse: bool, options: Options, files: Files
+    home: Home, parts: Sequence[Part], *, reverse: bool, options: Options, files: Files, by: Decode = decode
 ) -> Iterator[tuple[int, Located | Damage]]:
     """The records of the parts with the number of their part, in order; with `reverse` all of it the other way round.
 
@@ -111,19 +112,20 @@ def read_parts(
         source = open_rollout(home, part.found, options, files)
         try:
             _check_edges(source, part)
-            for each in _backwards(source, part, options, files) if reverse else _forwards(source, part, options):
+            found = _backwards(source, part, options, files, by) if reverse else _forwards(source, part, options, by)
+            for each in found:
                 yield number, each
         finally:
             source.close()
 
 
-def _forwards(source: Source, part: Part, options: Options) -> Iterator[Located | Damage]:
-    return records(source, part.start, part.end, options)
+def _forwards(source: Source, part: Part, options: Options, by: Decode) -> Iterator[Located | Damage]:
+    return records(source, part.start, part.end, options, by)
 
 
-def _backwards(source: Source, part: Part, options: Options, files: Files) -> Iterator[Located | Damage]:
+def _backwards(source: Source, part: Part, options: Options, files: Files, by: Decode) -> Iterator[Located | Damage]:
     with seekable(source, files, options) as (plain, size):
-        yield from records_backwards(plain, part.start, size if part.end is None else min(part.end, size), options)
+        yield from records_backwards(plain, part.start, size if part.end is None else min(part.end, size), options, by)
 
 
 def _check_edges(source: Source, part: Part) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.events.payloads import TYPED
-from engine.events.record import Rejected, decode, decode_as, kind_of
+from engine.events.record import Rejected, decode, decode_as, decode_plain, kind_of, kind_of_plain
 from engine.testing import rollout_lines
 
 WORDS = st.one_of(st.text(max_size=8), st.sampled_from(["event_msg", "token_count", "\u2028", "\0", "\x7f", "é", "😀"]))
@@ -145,6 +146,48 @@ def test_a_typed_decode_accepts_nothing_that_the_raw_one_rejects(line, kind):
     plain = decode(line)
     assert (record.timestamp, record.type, record.ordinal) == (plain.timestamp, plain.type, plain.ordinal)
     assert isinstance(kind_of(plain), str)
+
+
+def in_two(line):
+    """Envelope first, then the payload."""
+    try:
+        record = decode(line)
+        return (record.timestamp, record.type, msgspec.json.decode(record.payload), record.ordinal, kind_of(record))
+    except (Rejected, msgspec.DecodeError):
+        return None
+
+
+def at_once(line):
+    try:
+        record = decode_plain(line)
+    except Rejected:
+        return None
+    kind = kind_of_plain(record.type, record.payload)
+    return (record.timestamp, record.type, record.payload, record.ordinal, kind)
+
+
+@given(st.one_of(lines(), mutated()))
+def test_a_line_that_is_decoded_at_once_is_what_its_envelope_and_payload_are(line):
+    assert at_once(line) == in_two(line)
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        (b'{"type":"item_completed","item":{"type":"UserMessage"}}', "event_msg.item_completed.UserMessage"),
+        (b'{"type":"item_completed","item":{"type":5}}', "event_msg.item_completed"),
+        (b'{"type":"item_completed","item":[]}', "event_msg.item_completed"),
+        (b'{"type":"item_completed"}', "event_msg.item_completed"),
+        (b'{"type":5}', "event_msg"),
+        (b'{"type":null}', "event_msg"),
+        (b"{}", "event_msg"),
+        (b'5,"payload":{"type":"token_count"}', "event_msg.token_count"),
+    ],
+)
+def test_the_kind_of_a_decoded_payload_is_that_of_the_raw_one(payload, kind):
+    line = b'{"timestamp":"x","type":"event_msg","payload":%b}' % payload
+    assert at_once(line) == in_two(line)
+    assert at_once(line)[-1] == kind
 
 
 @pytest.mark.parametrize("mode", ["paginated", "legacy", "old"])

@@ -442,7 +442,7 @@ def test_a_thread_whose_erasure_stopped_half_way_is_unfinished_and_not_lost(home
     thread = made(home)
     with opened(home) as reader, opened(home, options=Options(busy_wait_ms=50)) as e:
         e.backfill()
-        (side,) = reader._sides
+        side = next(each for each in reader._sides if each.name == "history")
         with side.database().read() as transaction:
             assert transaction.row("SELECT count(*) FROM rollouts") == (1,)
             with pytest.raises(StoreBusy):
