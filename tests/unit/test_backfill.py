@@ -322,9 +322,13 @@ def test_an_edit_far_before_the_end_of_a_file_that_grew_is_told_by_fetch_and_men
         fetched = opened.threads.fetch(thread.id)
         assert fetched.thread.first_user_message == expected.row["first_user_message"]
         assert fetched.history_rewritten
-        assert [(found.class_, found.mend) for found in opened.audit().findings if found.severity == "error"] == [
-            ("rewritten_history", "rolloutdb repair")
+        errors = [found for found in opened.audit().findings if found.severity == "error"]
+        assert {found.mend for found in errors} == {"rolloutdb repair"}
+        assert sorted((found.class_, found.field) for found in errors if found.field is not None) == [
+            ("lying_watermark", "history.watermarks"),
+            ("lying_watermark", "search.watermarks"),
         ]
+        assert [found.class_ for found in errors if found.field is None] == ["rewritten_history"]
         opened.rebuild()
         assert opened.threads.get(thread.id).first_user_message == expected.row["first_user_message"]
         assert opened.audit().findings == []
