@@ -277,12 +277,26 @@ class Database:
         The `quick` one does not compare indexes with their tables.
         """
         try:
-            with self.read() as transaction:
+            with self.read() if self._place is None else self._checking() as transaction:
                 found = transaction.damage(self._setup.carried)
                 pragma = "PRAGMA quick_check" if quick else "PRAGMA integrity_check"
                 return found or [str(row[0]) for row in transaction.rows(pragma)]
         except StoreCorrupt as error:
             return [error.message]
+
+    @contextlib.contextmanager
+    def _checking(self) -> Iterator[Transaction]:
+        """A snapshot on a connection of its own: FTS5 checks what a connection remembers of an index, not the file."""
+        link = self._connect()
+        try:
+            link.begin("BEGIN")
+            transaction = Transaction(link)
+            try:
+                yield transaction
+            finally:
+                transaction.end()
+        finally:
+            link.close()
 
     def quarantine(self) -> str | None:
         """Close, and set the file aside where it is still the one that was opened; the folder it went to, else None.
