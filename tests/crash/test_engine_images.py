@@ -380,7 +380,7 @@ def test_the_journal_of_both_seams_ends_in_what_is_on_the_disk(tmp_path: Path) -
     image = [each for each in session.files.images(Random(1)) if each.how == "kept, all names"][-1]
     there = {str(path.relative_to(session.home)): path.read_bytes() for path in files_below(session.home)}
     assert {path: content for path, content in image.names.items() if content is not None} == there
-    databases = {"engine/state_1.sqlite", "engine/jobs_1.sqlite", "engine/history_1.sqlite"}
+    databases = {"engine/state_1.sqlite", "engine/jobs_1.sqlite", "engine/history_1.sqlite", "engine/search_1.sqlite"}
     assert {path for path in there if ".sqlite" in path} == databases
     assert len(image.marks) == len(session.promises) - 1 == 16
 
@@ -572,7 +572,7 @@ def test_a_watermark_that_is_committed_before_its_rows_is_caught(
     monkeypatch.setattr(Runner, "_write_batch", in_two_transactions)
     session = recorded(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(Lost, match=r"missing_row|differing_field|watermarks has"):
+    with pytest.raises(Lost, match=r"missing_row|differing_field|wrong_rows|watermarks has"):
         hunt(session, tmp_path)
 
 

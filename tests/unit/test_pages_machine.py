@@ -111,6 +111,7 @@ class Client:
         if page.backwards_cursor is not None and (self.catching_up or not self.seen):
             self.next_kept = page.backwards_cursor, getattr(shown[0], self.sees.key)
         self.seen += shown
+        self.written -= {row.id for row in shown}  # seen as it is now
         self.cursor = page.next_cursor
         self.last = shown[-1].place(self.sees.key) if shown else self.last
         if page.next_cursor is None:
