@@ -277,7 +277,8 @@ class Database:
         The `quick` one does not compare indexes with their tables.
         """
         try:
-            with self.read() if self._place is None else self._checking() as transaction:
+            has_words = any("USING fts5" in each.sql for each in self._setup.carried)
+            with self._checking() if has_words and self._place is not None else self.read() as transaction:
                 found = transaction.damage(self._setup.carried)
                 pragma = "PRAGMA quick_check" if quick else "PRAGMA integrity_check"
                 return found or [str(row[0]) for row in transaction.rows(pragma)]
