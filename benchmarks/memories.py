@@ -106,7 +106,7 @@ def fill(database: Any, count: int, now_ms: int) -> None:
             INSERT INTO threads (id, rollout_path, rollout_id, created_at_ms, updated_at_ms, recency_at_ms, source,
             history_mode, cwd, preview, sandbox_policy, approval_mode, tokens_used, memory_mode, archived)
             SELECT printf('%08x-0000-7000-8000-000000000000', i), 'sessions/r-' || i, i, 1, :now - 3600000 - i * 60000, 1,
-            'cli', 'paginated', '/work/p' || (i % 50), 'hello ' || i, '{}', 'never', 0, 'enabled', 0 FROM n""",
+            'cli', 'paginated', '/srv/p' || (i % 50), 'hello ' || i, '{}', 'never', 0, 'enabled', 0 FROM n""",
             {"count": count, "now": now_ms},
         )
 

@@ -121,7 +121,8 @@ def test_the_python_of_the_readme_that_writes_has_written_what_it_says(
 def test_every_command_in_the_table_of_the_readme_is_one(environment: dict[str, str], tmp_path: Path) -> None:
     cells = re.findall(r"^\| (`rolloutdb .*?) \|", README, re.MULTILINE)
     commands = [command for cell in cells for command in re.findall(r"`rolloutdb ([a-z ]+?)(?: ID| WORDS)?`", cell)]
-    assert {"backfill", "demo", "threads list", "threads archive", "goals show", "search"} <= set(commands)
+    assert {"backfill", "demo", "threads list", "threads rename", "threads archive", "threads fork"} <= set(commands)
+    assert {"goals show", "search"} <= set(commands)
     for command in commands:
         done = subprocess.run(
             ["rolloutdb", *command.split(), "--help"], capture_output=True, check=False, env=environment, timeout=60

@@ -73,7 +73,7 @@ def test_put_wants_two_texts_and_a_thread(bench, texts):
 
 def test_l1_me17_me18_me19_the_latest_of_an_exact_folder_newest_first(bench):
     here = remembered(bench, "a", "b", cwd="/work")
-    remembered(bench, "c", cwd="/work/below")
+    remembered(bench, "c", cwd="/srv/below")
     blank = bench.thread("blank")
     bench.memories._parts.decisions.record(
         "memory_outcome",
