@@ -44,7 +44,7 @@ class Bench:
         self.engine.close()
         self.engine = opened(self.path, self.clock, options=self.options)
 
-    def thread(self, *words, cwd="/work", **how):
+    def thread(self, *words, cwd="/srv", **how):
         """A thread in which this was said; its id. It is idle once twelve hours are over."""
         with self.engine.threads.create(cwd=cwd, **how) as thread:
             say(thread, *(words or ("hello",)))

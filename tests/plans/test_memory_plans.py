@@ -46,7 +46,7 @@ def run_a_session(path):
     bench.run(extract, write_both)
     bench.memories.put(threads[0], trace_summary="r", memory_summary="s")
     bench.memories.get(threads[0])
-    bench.memories.latest(cwd="/work")
+    bench.memories.latest(cwd="/srv")
     bench.memories.latest()
     bench.memories.record_usage(threads)
     bench.memories.mark_polluted(threads[1])

@@ -24,7 +24,7 @@ def memory(thread_id=ID, **fields):
         "last_usage_ms": None,
         "selected_source_updated_at_ms": None,
         "rollout_path": "/h/r.jsonl",
-        "cwd": "/work",
+        "cwd": "/srv",
         "git_branch": None,
         **fields,
     }
@@ -56,7 +56,7 @@ def test_a3_the_raw_memories_are_by_thread_id_with_their_headers_in_order():
     assert text.startswith("# Raw Memories\n\n")
     assert text.index(other) < text.index(ID)
     assert text.endswith(
-        f"## Thread `{ID}`\nupdated_at: 2026-01-05T09:00:00+00:00\ncwd: /work\nrollout_path: /h/r.jsonl\n"
+        f"## Thread `{ID}`\nupdated_at: 2026-01-05T09:00:00+00:00\ncwd: /srv\nrollout_path: /h/r.jsonl\n"
         "rollout_summary_file: 2025-02-11T15-35-19-jqmb.md\n\nraw\n\n"
     )
 

@@ -75,7 +75,7 @@ def test_c7_me07_what_is_no_candidate(bench, how):
     elif how == "disabled":
         bench.engine.threads.set_memory_mode(thread, "disabled")
     elif how == "no preview":
-        with bench.engine.threads.create(cwd="/work") as empty, empty.turn() as turn:
+        with bench.engine.threads.create(cwd="/srv") as empty, empty.turn() as turn:
             turn.agent_message("nobody asked")
         bench.engine.threads.archive(thread)
     bench.rest()
@@ -249,7 +249,7 @@ def test_media_are_named_and_not_shown():
 
 
 def test_a_thread_of_which_nothing_is_left_asks_nobody(bench):
-    with bench.engine.threads.create(cwd="/work") as thread, thread.turn() as turn:
+    with bench.engine.threads.create(cwd="/srv") as thread, thread.turn() as turn:
         turn.user_message("<skill>x</skill>")
     bench.rest()
     assert bench.extracted().no_output == 1

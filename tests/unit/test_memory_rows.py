@@ -40,7 +40,7 @@ def ids(found):
 def test_put_gives_a_memory_and_its_time_always_advances(bench):
     (thread,) = remembered(bench, "a", apart_ms=0)
     first = bench.memories.get(thread)
-    assert (first.raw_memory, first.rollout_summary, first.cwd) == ("raw a", "sum a", "/work")
+    assert (first.raw_memory, first.rollout_summary, first.cwd) == ("raw a", "sum a", "/srv")
     second = bench.put(thread, "other", "two")
     assert second.source_updated_at_ms == first.source_updated_at_ms + 1
     bench.clock.set_wall_ms(5)
@@ -72,7 +72,7 @@ def test_put_wants_two_texts_and_a_thread(bench, texts):
 
 
 def test_l1_me17_me18_me19_the_latest_of_an_exact_folder_newest_first(bench):
-    here = remembered(bench, "a", "b", cwd="/work")
+    here = remembered(bench, "a", "b", cwd="/srv")
     remembered(bench, "c", cwd="/srv/below")
     blank = bench.thread("blank")
     bench.memories._parts.decisions.record(
@@ -86,8 +86,8 @@ def test_l1_me17_me18_me19_the_latest_of_an_exact_folder_newest_first(bench):
     )
     polluted = remembered(bench, "d")
     bench.memories.mark_polluted(polluted[0])
-    assert ids(bench.memories.latest(cwd="/work", limit=2)) == here[::-1]
-    assert ids(bench.memories.latest(cwd="/work", limit=1)) == here[1:]
+    assert ids(bench.memories.latest(cwd="/srv", limit=2)) == here[::-1]
+    assert ids(bench.memories.latest(cwd="/srv", limit=1)) == here[1:]
     assert len(bench.memories.latest()) == 3
     with pytest.raises(InvalidRequest):
         bench.memories.latest(limit=-1)
