@@ -1,7 +1,8 @@
 """One process of the contention benchmark: opens the home as its variant says, works for a while, tells what it met.
 
-What the engine does not do by itself is here: rows written with every append (`Upserts`), log records and leases in the
-state database. All of it goes through the engine's own `Database`, so that every variant waits, retries and syncs alike.
+Goals, lists, leases and, on the upper rungs, logs are the engine's own. What it does not do by itself is here: rows written
+with every append (`Upserts`), log records and leases in the state database. All of that goes through the engine's own
+`Database`, so that every variant waits, retries and syncs alike.
 """
 
 from __future__ import annotations
@@ -25,9 +26,6 @@ CREATE TABLE IF NOT EXISTS bench_logs (
 ) STRICT
 """
 _LOGS_INDEX = "CREATE INDEX IF NOT EXISTS bench_logs_by_thread ON bench_logs (thread_id, at_ms)"
-_GOALS = """
-CREATE TABLE IF NOT EXISTS bench_goals (thread_id TEXT NOT NULL PRIMARY KEY, tokens_used INTEGER NOT NULL) STRICT
-"""
 _LEASES = "CREATE TABLE IF NOT EXISTS leases"
 
 
@@ -66,8 +64,8 @@ class Upserts:
                 )
 
 
-class Logs:
-    """Log records in batches, in the database that it is given."""
+class LogTable:
+    """Log records in batches, as rows of the database that it is given."""
 
     def __init__(self, database: Any) -> None:
         self._database = database
@@ -76,15 +74,18 @@ class Logs:
             transaction.run(_LOGS)
             transaction.run(_LOGS_INDEX)
 
-    def log(self, thread_id: str, message: str) -> None:
+    def write(self, body: str, *, level: str, target: str, thread_id: str) -> None:
         """One record; every so many are written together."""
-        self._waiting.append((int(time.time() * 1000), "DEBUG", "agent.turn", thread_id, message))
+        self._waiting.append((int(time.time() * 1000), level, target, thread_id, body))
         if len(self._waiting) >= LOG_BATCH:
             batch, self._waiting = self._waiting, []
             with self._database.write() as transaction:
                 transaction.run_many(
                     "INSERT INTO bench_logs (at_ms, level, target, thread_id, message) VALUES (?, ?, ?, ?, ?)", batch
                 )
+
+    def close(self) -> None:
+        """What waits is lost: the time is over."""
 
 
 class Worker:
@@ -93,9 +94,9 @@ class Worker:
     def __init__(self, home: str, upserts: str, logs: str, leases: str, number: int) -> None:
         import engine
         from engine.clock import SystemClock
+        from engine.logs import Handler
         from engine.stores.files import Files
         from engine.stores.leases import Leases
-        from engine.stores.sqlite import Database
 
         # A list looks at the folders once, before the time runs: all processes write, and would find each other's files.
         self._options = options = engine.Options(background_scan_s=0, scan_interval_ms=3_600_000)
@@ -105,19 +106,10 @@ class Worker:
         self._databases = [state, opened._jobs]
         if upserts != "coalesced":
             opened._flush.note = Upserts(opened, upserts).note  # type: ignore[method-assign]
-        if logs == "own":
-            folder = opened.state_dir
-            own = Database.open(folder, "logged", 1, migrations="jobs", options=options, clock=clock, files=files)
-            self._own: list[Any] = [own]
-            self._databases.append(own)
-        else:
-            self._own = []
-        self._logs = Logs(self._own[0] if self._own else state)
-        self._goals = state
-        with state.write() as transaction:
-            transaction.run(_GOALS)
-            if leases == "state":
-                (sql,) = _lease_table(opened._jobs)
+        self._log = Handler(home, options=options) if logs == "segments" else LogTable(state)
+        if leases == "state":
+            (sql,) = _lease_table(opened._jobs)
+            with state.write() as transaction:
                 transaction.run(sql.replace("CREATE TABLE leases", _LEASES))
         kept = state if leases == "state" else opened._jobs
         self._leases = Leases(kept, options=options, clock=clock, files=files)
@@ -125,6 +117,7 @@ class Worker:
         self.threads = [opened.threads.create(cwd="/", durability="buffered") for _ in range(THREADS_A_PROCESS)]
         for thread in self.threads:
             thread.append([message()])
+            opened.goals.create(thread.id, "to be measured")
         opened.threads.list()
 
     def append(self, at: int) -> None:
@@ -136,14 +129,10 @@ class Worker:
         """What goes with it; whether a list is due."""
         thread = self.threads[at % len(self.threads)]
         for number in range(LOGS_AN_APPEND):
-            self._logs.log(thread.id, f"step {at}.{number}: {FILLER[:80]}")
+            text = f"step {at}.{number}: {FILLER[:80]}"
+            self._log.write(text, level="DEBUG", target="agent.turn", thread_id=thread.id)
         if at % GOAL_EVERY == 0:
-            with self._goals.write() as transaction:
-                transaction.run(
-                    "INSERT INTO bench_goals VALUES (:id, 100) "
-                    "ON CONFLICT (thread_id) DO UPDATE SET tokens_used = tokens_used + 100",
-                    {"id": thread.id},
-                )
+            self._opened.goals.account(thread.id, tokens=100)
         if at % HEARTBEAT_EVERY == 0:
             self._leases.heartbeat(self._lease, str(at))
         return at % LIST_EVERY == 0
@@ -162,9 +151,8 @@ class Worker:
 
     def close(self) -> None:
         """Close everything."""
+        self._log.close()
         self._opened.close()
-        for database in self._own:
-            database.close()
 
 
 class Bare:

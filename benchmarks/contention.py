@@ -9,8 +9,8 @@ begins where every event is a transaction on one database, and takes one decisio
     filtered                  only an append that a table asks for writes the row; the others stamp its time
     light touch               a stamp is written once in five seconds a thread
     coalesced flush           rows follow 200 ms later, many threads and appends in one transaction
-    logs in their own file    as they say
-    leases in their own file  as they say: this is the engine as it is
+    logs as segments          each process appends its log records to files of its own; no database
+    leases in their own file  as it says: this is the engine as it is
 
 The variants above the last are built here and are no options of the engine. Beside them, in each round, `bare` processes do
 nothing but `os.write` the same lines. Rounds run every variant in shuffled order; processes begin together.
@@ -55,8 +55,8 @@ LADDER = (
     Variant("filtered", "filtered", "state", "state"),
     Variant("light touch", "touch", "state", "state"),
     Variant("coalesced flush", "coalesced", "state", "state"),
-    Variant("logs in their own file", "coalesced", "own", "state"),
-    Variant("leases in their own file", "coalesced", "own", "own"),
+    Variant("logs as segments", "coalesced", "segments", "state"),
+    Variant("leases in their own file", "coalesced", "segments", "own"),
 )
 BARE = Variant("bare", "bare", "", "")
 FIRST, ENGINE = LADDER[0], LADDER[-1]
