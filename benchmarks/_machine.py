@@ -46,11 +46,6 @@ def spread(values: Sequence[float]) -> Spread:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": len(values)}
 
 
-def told(values: Spread, digits: int = 0) -> str:
-    """`median [min–max]`."""
-    return "{median:,.{d}f} [{min:,.{d}f}–{max:,.{d}f}]".format(**values, d=digits)
-
-
 def _first_in(path: str, key: str) -> str | None:
     try:
         with open(path) as file:

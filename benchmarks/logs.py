@@ -9,7 +9,7 @@ the time. Payload is what was logged: the bytes of message, level, target, modul
 payload of records at INFO and above, three in four. Written is what /proc/self/io says (`wchar`, and `write_bytes` beside it)
 of all these processes together, segments, -wal, checkpoints and all.
 
-    python benchmarks/logs.py [--quick] [--calls | --load] [--records N] [--processes N] [--json]
+    python benchmarks/logs.py [--quick] [--calls | --load] [--records N] [--processes N] [--folder F] [--json]
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import apsw
-from _machine import machine, spread, told
+from _machine import spread
+from _report import Report, Row, arguments, publish
 
 import engine
 from engine.logs import Handler, belonging_to
@@ -42,57 +42,66 @@ CAPS = ("log_store_bytes_max", "log_segment_bytes_max", "wal_bytes_max")
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
-    parser.add_argument("--calls", action="store_true", help="only what a call costs")
-    parser.add_argument("--load", action="store_true", help="only what is written")
-    parser.add_argument("--records", type=int, help="records of the load in all (1,000,000; quick: 40,000)")
-    parser.add_argument("--processes", type=int, default=8, help="processes that log (8)")
-    parser.add_argument("--rounds", type=int, help="rounds of calls (9; quick: 3)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument("--writer", nargs=3, metavar=("HOME", "NUMBER", "RECORDS"), help=argparse.SUPPRESS)
-    parser.add_argument("--sleeper", metavar="DATABASE", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    """Measure and print; with `--writer` or `--sleeper`, be one process of the load."""
+    asked = arguments(
+        __doc__,
+        calls={"action": "store_true", "help": "only what a call costs"},
+        load={"action": "store_true", "help": "only what is written"},
+        records={"type": int, "help": "records of the load in all (1,000,000; quick: 40,000)"},
+        processes={"type": int, "default": 8, "help": "processes that log (8)"},
+        writer={"nargs": 3, "metavar": ("HOME", "NUMBER", "RECORDS"), "help": argparse.SUPPRESS},
+        sleeper={"metavar": "DATABASE", "help": argparse.SUPPRESS},
+    )
     if asked.writer:
         print(json.dumps(write(asked.writer[0], int(asked.writer[1]), int(asked.writer[2]))))
-    elif asked.sleeper:
+        return
+    if asked.sleeper:
         sleep_in_a_transaction(asked.sleeper)
-    else:
-        found: dict[str, Any] = {"machine": machine()}
-        if not asked.load:
-            found["calls"] = calls(asked.rounds or (3 if asked.quick else 9), 4_000 if asked.quick else 20_000)
-        if not asked.calls:
-            found["load"] = load(asked.records or (40_000 if asked.quick else 1_000_000), asked.processes)
-        print(json.dumps(found, indent=2) if asked.json else table(found))
+        return
+    asked.records = asked.records or (40_000 if asked.quick else 1_000_000)
+    rows, notes = [], []
+    if not asked.load:
+        rows += calls(asked.rounds, 4_000 if asked.quick else 20_000, asked.folder)
+    if not asked.calls:
+        row, note = load(asked.records, asked.processes, asked.folder)
+        rows.append(row)
+        notes.append(note)
+    shown = {"rounds": asked.rounds, "records": asked.records, "processes": asked.processes}
+    publish(Report(benchmark="logs", mode=asked.mode, asked=shown, rows=rows, notes=notes), asked)
 
 
 # Calls
 
 
-def calls(rounds: int, count: int) -> dict[str, Any]:
+def calls(rounds: int, count: int, place: str | None) -> list[Row]:
     """Both handlers, in shuffled order within each round; the first round is left out."""
     chosen, each = random.Random(1), []
     for _ in range(rounds + 1):
         found: dict[str, dict[str, float]] = {}
         for name in chosen.sample(["engine", "file"], 2):
-            found[name] = one_handler(name, count)
+            found[name] = one_handler(name, count, place)
         each.append(found)
     each = each[1:]
-    answer: dict[str, Any] = {
+    values = {
         name: {measure: spread([found[name][measure] for found in each]) for measure in each[0][name]}
         for name in ("engine", "file")
     }
-    answer["engine_to_file"] = {
-        measure: spread([found["engine"][measure] / found["file"][measure] for found in each])
-        for measure in ("mean_us", "p99_us", "records_s")
+    ratios = {
+        f"speed_of_{name}_to_it": spread([found["file"][measure] / found["engine"][measure] for found in each])
+        for name, measure in (("mean", "mean_us"), ("p99", "p99_us"))
     }
-    return answer
+    ratios["speed_without_a_rest_to_it"] = spread(
+        [found["engine"]["records_a_second"] / found["file"]["records_a_second"] for found in each]
+    )
+    return [
+        Row(group="a log call", case="engine.logs.Handler", values=values["engine"]),
+        Row(group="a log call", case="logging.FileHandler", values=values["file"], ratios=ratios),
+    ]
 
 
-def one_handler(name: str, count: int) -> dict[str, float]:
+def one_handler(name: str, count: int, place: str | None) -> dict[str, float]:
     """The times of calls in bursts, and records a second without a rest."""
-    folder = tempfile.mkdtemp(prefix="rolloutdb-bench-")
+    folder = tempfile.mkdtemp(prefix="rolloutdb-bench-", dir=place)
     handler: logging.Handler
     if name == "engine":
         handler = Handler(folder)
@@ -125,7 +134,7 @@ def one_handler(name: str, count: int) -> dict[str, float]:
         "p50_us": 1e6 * times[count // 2],
         "p99_us": 1e6 * times[count * 99 // 100],
         "p999_us": 1e6 * times[count * 999 // 1000],
-        "records_s": rate,
+        "records_a_second": rate,
         "dropped": dropped,
     }
 
@@ -133,9 +142,9 @@ def one_handler(name: str, count: int) -> dict[str, float]:
 # Load
 
 
-def load(records: int, processes: int) -> dict[str, Any]:
+def load(records: int, processes: int, place: str | None) -> tuple[Row, str]:
     """Many processes that log, one engine that fills, one reader that sleeps; then the reader goes, and the rest is filled."""
-    folder, options = tempfile.mkdtemp(prefix="rolloutdb-bench-"), Options(background_scan_s=0.2)
+    folder, options = tempfile.mkdtemp(prefix="rolloutdb-bench-", dir=place), Options(background_scan_s=0.2)
     database = f"{folder}/engine/logs_1.sqlite"
     me = str(Path(__file__).resolve())
     try:
@@ -177,34 +186,38 @@ def load(records: int, processes: int) -> dict[str, Any]:
         shutil.rmtree(folder)
     total = {name: sum(each[name] for each in wrote) for name in wrote[0]}
     written = total["wchar"] + spent[0]
-    return {
-        "processes": processes,
+    storage = total["write_bytes"] + spent[1]
+    values = {
         "records": share * processes,
-        "records_s": share * processes / logging_s,
+        "records_a_second": share * processes / logging_s,
         "accepted": total["accepted"],
         "written": total["written"],
         "dropped": total["dropped"],
-        "dropped_told": status.dropped,
+        "dropped_and_told": status.dropped,
         "records_followed": status.records,
-        "payload_bytes": total["payload"],
-        "passing_bytes": total["passing"],
-        "segment_bytes": total["segment_bytes"],
-        "written_bytes": written,
-        "storage_bytes": total["write_bytes"] + spent[1],
-        "table_bytes": spent[0],
-        "table_to_passing": spent[0] / total["passing"],
+        "payload_mb": total["payload"] / MB,
+        "passing_mb": total["passing"] / MB,
         "segments_to_payload": total["segment_bytes"] / total["payload"],
         "written_to_passing": written / total["passing"],
-        "storage_to_passing": (total["write_bytes"] + spent[1]) / total["passing"],
-        "asleep": {"wal_bytes_max": wal_bytes, "lag_bytes": asleep.lag.bytes, "paused": asleep.lag.paused},
-        "filling_s": filling_s,
+        "written_to_the_medium_to_passing": storage / total["passing"],
+        "table_written_to_passing": spent[0] / total["passing"],
+        "wal_mb_while_asleep": wal_bytes / MB,
+        "lag_mb_while_asleep": asleep.lag.bytes / MB,
+        "paused": asleep.lag.paused is not None,
+        "seconds_to_fill_the_rest": filling_s,
         "rows": status.rows,
+        "table_mb": status.database_bytes / MB,
         "segments": status.segments,
-        "kept_bytes": status.bytes,
-        "database_bytes": status.database_bytes,
+        "segments_mb": status.bytes / MB,
         "lag_bytes": status.lag.bytes,
-        "caps": {name: getattr(options, name) for name in CAPS},
     }
+    caps = ", ".join(f"{name} {getattr(options, name):,}" for name in CAPS)
+    note = f"Filling while the reader slept: {asleep.lag.paused or 'not paused'}. Bounds: {caps}."
+    return Row(
+        group="many processes beside a reader that sleeps",
+        case=f"{processes} processes",
+        values={name: spread([value]) for name, value in values.items()},
+    ), note
 
 
 def write(home: str, number: int, count: int) -> dict[str, int]:
@@ -272,50 +285,6 @@ def size(path: str) -> int:
         return Path(path).stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def table(found: dict[str, Any]) -> str:
-    """The same for people."""
-    lines = [" · ".join(f"{name} {value}" for name, value in found["machine"].items())]
-    if "calls" in found:
-        lines.append("a log call               engine.logs.Handler        logging.FileHandler        ratio")
-        for name, label, digits in (
-            ("mean_us", "mean, µs", 1),
-            ("p50_us", "p50, µs", 1),
-            ("p99_us", "p99, µs", 1),
-            ("p999_us", "p99.9, µs", 0),
-            ("records_s", "records/s, no rest", 0),
-            ("dropped", "dropped, no rest", 0),
-        ):
-            ratio = found["calls"]["engine_to_file"].get(name)
-            ours, theirs = (told(found["calls"][which][name], digits) for which in ("engine", "file"))
-            lines.append(f"  {label:<22} {ours:<26} {theirs:<26} {told(ratio, 2) if ratio else ''}")
-    if "load" in found:
-        each = found["load"]
-        asleep = each["asleep"]
-        lines += [
-            (
-                f"{each['records']:,} records from {each['processes']} processes, {each['records_s']:,.0f} records/s,"
-                f" payload {each['payload_bytes'] / MB:,.1f} MB, of which {each['passing_bytes'] / MB:,.1f} MB pass"
-            ),
-            f"  segments written     {each['segment_bytes'] / MB:,.1f} MB, {each['segments_to_payload']:.2f} of the payload",
-            (
-                f"  written in all       {each['written_bytes'] / MB:,.1f} MB (wchar), {each['written_to_passing']:.2f} of what"
-                f" passes; to the medium {each['storage_bytes'] / MB:,.1f} MB, {each['storage_to_passing']:.2f}"
-            ),
-            f"  dropped              {each['dropped']:,}, of which the log itself tells {each['dropped_told']:,}",
-            (
-                f"  with a reader asleep -wal at most {asleep['wal_bytes_max'] / MB:,.1f} MB, lag"
-                f" {asleep['lag_bytes'] / MB:,.1f} MB ({asleep['paused'] or 'not paused'})"
-            ),
-            (
-                f"  filled in            {each['filling_s']:.1f} s once the reader was gone; written for rows"
-                f" {each['table_bytes'] / MB:,.1f} MB, {each['table_to_passing']:.2f} of what passes"
-            ),
-            f"  afterwards           {each['rows']:,} rows, table {each['database_bytes'] / MB:,.1f} MB",
-            f"  segments kept        {each['segments']}, {each['kept_bytes'] / MB:,.1f} MB, lag {each['lag_bytes']:,}",
-        ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,15 @@ rows into an SQLite database of the same settings, committed as often.
 Folder: 2,000 files of 4 KiB, 100 of them changed. The diff (walk, hash, compare, render) beside pygit2 hashing the same files;
 the reset (store, trees, commit, index, prune, list) beside pygit2 storing the same files in a new repository with a commit.
 
-    python benchmarks/memories.py [--quick] [--json]
+    python benchmarks/memories.py [--quick] [--folder F] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,8 @@ from typing import Any
 import apsw
 import pygit2
 from _homes import say, workplace
-from _machine import machine
+from _machine import spread
+from _report import Report, Row, arguments, publish
 
 DAY_MS = 24 * 3600 * 1000
 FILE_BYTES = 4_096
@@ -34,22 +34,24 @@ CHANGED = 100
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, help="threads in the table (100,000; quick: 5,000)")
-    parser.add_argument("--files", type=int, help="files in the folder (2,000; quick: 300)")
-    parser.add_argument("--rounds", type=int, help="how often each is measured (7; quick: 3)")
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    asked = parser.parse_args()
+    asked = arguments(
+        __doc__,
+        threads={"type": int, "help": "threads in the table (100,000; quick: 5,000)"},
+        files={"type": int, "help": "files in the folder (2,000; quick: 300)"},
+    )
     asked.threads = asked.threads or (5_000 if asked.quick else 100_000)
     asked.files = asked.files or (300 if asked.quick else 2_000)
-    asked.rounds = asked.rounds or (3 if asked.quick else 7)
-    with workplace(None) as folder:
-        found = {"machine": machine(), **claims(folder, asked), **workspace(folder, asked)}
-    print(json.dumps(found, indent=2) if asked.json else table(found))
+    with workplace(asked.folder) as folder:
+        place = Path(tempfile.mkdtemp(prefix="memories-", dir=folder))
+        try:
+            rows = [*claims(place, asked), *workspace(place, asked)]
+        finally:
+            shutil.rmtree(place)
+    shown = {"rounds": asked.rounds, "threads": asked.threads, "files": asked.files}
+    publish(Report(benchmark="memories", mode=asked.mode, asked=shown, rows=rows), asked)
 
 
-def claims(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def claims(folder: Path, asked: argparse.Namespace) -> list[Row]:
     """Rates of claims, and what the first takes behind threads that are up to date."""
     import engine
     from engine.clock import SystemClock
@@ -78,10 +80,17 @@ def claims(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
 
             return run
 
-        found: dict[str, Any] = {"threads": asked.threads, "claims": {}}
+        rows, group = [], "claims"
         for name, batch in (("64 at a time", 64), ("one at a time", 1)):
             rounds = [(of(batch)(), bare.rate(count, batch)) for _ in range(asked.rounds)]
-            found["claims"][name] = summary([ours for ours, _ in rounds], [ours / floor for ours, floor in rounds])
+            rows.append(
+                Row(
+                    group=group,
+                    case=name,
+                    values={"claims_a_second": spread([ours for ours, _ in rounds])},
+                    ratios={"speed_to_bare_inserts": spread([ours / floor for ours, floor in rounds])},
+                )
+            )
         with e._database.write() as transaction:
             transaction.run(
                 "INSERT INTO memory_outcomes SELECT id, 1, 'succeeded', updated_at_ms, 1, NULL FROM threads "
@@ -93,9 +102,9 @@ def claims(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
             begun = time.perf_counter()
             assert Claims(parts, limit=1).take() is not None
             firsts.append((time.perf_counter() - begun) * 1000)
-        found["first_claim_ms"] = summary(firsts)
+        rows.append(Row(group=group, case="the first behind up-to-date ones", values={"ms": spread(firsts)}))
         bare.close()
-    return found
+    return rows
 
 
 def fill(database: Any, count: int, now_ms: int) -> None:
@@ -135,7 +144,7 @@ class Bare:
         self._connection.close()
 
 
-def workspace(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def workspace(folder: Path, asked: argparse.Namespace) -> list[Row]:
     """Times of diff and reset, each in turns with pygit2 alone."""
     from engine.clock import SystemClock
     from engine.memories.folder import is_hidden
@@ -170,7 +179,7 @@ def workspace(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         begun = time.perf_counter()
         for number in range(asked.files):
             pygit2.hashfile(str(path_of(root, number)))
-        diffs.append((looked, looked / (time.perf_counter() - begun)))
+        diffs.append((looked, (time.perf_counter() - begun) / looked))
         begun = time.perf_counter()
         baseline = found.baseline()
         state, _ = found.capture(str(copy), baseline)
@@ -181,14 +190,24 @@ def workspace(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         begun = time.perf_counter()
         found.reset(state, turn + 2)
         reset = time.perf_counter() - begun
-        resets.append((reset, reset / bare_commit(folder, root, asked.files)))
+        resets.append((reset, bare_commit(folder, root, asked.files) / reset))
         shutil.rmtree(copy)
-    return {
-        "files": asked.files,
-        "diff_ms": summary([ours * 1000 for ours, _ in diffs], [ratio for _, ratio in diffs]),
-        "copy_and_render_ms": summary([ours * 1000 for ours in captures]),
-        "reset_ms": summary([ours * 1000 for ours, _ in resets], [ratio for _, ratio in resets]),
-    }
+    group = f"{asked.files:,} files"
+    return [
+        Row(
+            group=group,
+            case="diff",
+            values={"ms": spread([ours * 1000 for ours, _ in diffs])},
+            ratios={"speed_to_pygit2": spread([ratio for _, ratio in diffs])},
+        ),
+        Row(group=group, case="copy, diff and its text", values={"ms": spread([ours * 1000 for ours in captures])}),
+        Row(
+            group=group,
+            case="reset",
+            values={"ms": spread([ours * 1000 for ours, _ in resets])},
+            ratios={"speed_to_pygit2": spread([ratio for _, ratio in resets])},
+        ),
+    ]
 
 
 def bare_commit(folder: Path, root: Path, files: int) -> float:
@@ -217,32 +236,6 @@ def write(root: Path, number: int, word: str) -> None:
     os.makedirs(path.parent, exist_ok=True)
     line = f"{number} {word} said and done\n"
     path.write_text(line * (FILE_BYTES // len(line)))
-
-
-def summary(values: list[float], ratios: list[float] | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
-    if ratios is not None:
-        found["ratio"] = {"median": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)}
-    return found
-
-
-def table(found: dict[str, Any]) -> str:
-    def row(name: str, each: dict[str, Any], unit: str) -> str:
-        ratio = each.get("ratio")
-        beside = (
-            ""
-            if ratio is None
-            else f"   {ratio['median']:.2f} of bare ({ratio['least']:.2f} to {ratio['greatest']:.2f})"
-        )
-        return f"{name:<36}{each['median']:>10,.1f} {unit} ({each['least']:,.1f} to {each['greatest']:,.1f}){beside}"
-
-    lines = [str(found["machine"]), f"{found['threads']:,} threads, {found['files']:,} files"]
-    lines += [row(f"claims, {name}", each, "/s") for name, each in found["claims"].items()]
-    lines.append(row("the first claim behind up-to-date ones", found["first_claim_ms"], "ms"))
-    lines.append(row("diff", found["diff_ms"], "ms"))
-    lines.append(row("copy, diff and its text", found["copy_and_render_ms"], "ms"))
-    lines.append(row("reset", found["reset_ms"], "ms"))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

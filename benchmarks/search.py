@@ -10,10 +10,9 @@ both are filled.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-from _homes import ensure_home, make_many, make_small, say, workplace
-from _machine import machine
+from _homes import MB, ensure_home, make_many, make_small, say, workplace
+from _machine import spread
+from _report import Report, Row, arguments, publish
 
-MB = 1_000_000
 BARE = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT 25"
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "a word of one thread": ("777", {}),
@@ -38,35 +37,35 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+INDEXES = {"turns": "history", "search": "search"}
+"""The projections, and their databases."""
+
+
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, help="threads in the home (100,000; quick: 2,000)")
-    parser.add_argument("--times", type=int, help="how often each search is asked (100; quick: 30)")
-    parser.add_argument("--folder", help="where homes are made and kept; else a temporary one, removed at the end")
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    asked = parser.parse_args()
-    threads, times = asked.threads or (2_000 if asked.quick else 100_000), asked.times or (30 if asked.quick else 100)
-    files = 40 if asked.quick else 400
+    asked = arguments(
+        __doc__,
+        threads={"type": int, "help": "threads in the home (100,000; quick: 1,000)"},
+        times={"type": int, "help": "how often each search is asked (100; quick: 20)"},
+    )
+    asked.threads = asked.threads or (1_000 if asked.quick else 100_000)
+    asked.times = asked.times or (20 if asked.quick else 100)
+    files = 20 if asked.quick else 400
     with workplace(asked.folder) as folder:
-        home = ensure_home(folder, f"small-{threads}", lambda home: make_small(home, threads))
+        home = ensure_home(folder, f"small-{asked.threads}", lambda home: make_small(home, asked.threads))
         made = ensure_home(folder, f"many-{files}", lambda home: make_many(home, files, 500_000))
-        state = tempfile.mkdtemp(prefix="state-", dir=folder)
+        state = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
         try:
-            found = {
-                "machine": machine(),
-                "threads": threads,
-                "searches": searches(home, f"{state}/small", times),
-                "index": index(made, f"{state}/many"),
-            }
+            rows = [*searches(home, str(state / "small"), asked.times, asked.rounds), *index(made, state, asked.rounds)]
         finally:
             shutil.rmtree(state)
-    print(json.dumps(found, indent=2) if asked.json else table(found))
+    shown = {"rounds": asked.rounds, "threads": asked.threads, "times": asked.times}
+    notes = ["A search is of 25 hits with their snippets, in a home of threads of one message each."]
+    publish(Report(benchmark="search", mode=asked.mode, asked=shown, rows=rows, notes=notes), asked)
 
 
-def searches(home: Path, state: str, times: int) -> dict[str, dict[str, float]]:
-    """Each search, in turns with the bare query, in microseconds; `ratio` is of the medians."""
+def searches(home: Path, state: str, times: int, rounds: int) -> list[Row]:
+    """Each search, in turns with the bare query."""
     import engine
     from engine.options import Options
 
@@ -77,21 +76,27 @@ def searches(home: Path, state: str, times: int) -> dict[str, dict[str, float]]:
         assert opened.search("look").partial is None
         (newest,) = opened.threads.list(limit=1).threads
         connection = apsw.Connection(f"{state}/search_1.sqlite", flags=apsw.SQLITE_OPEN_READONLY)
-        found = {}
+        rows = []
         for name, (query, filters) in SEARCHES.items():
             say(name)
             how = {"thread_id": newest.id} if "thread_id" in filters else filters
-            found[name] = beside(
-                lambda query=query, how=how: opened.search(query, **how),  # type: ignore[misc]
-                lambda query=query: connection.execute(BARE, (query,)).fetchall(),  # type: ignore[misc]
-                times,
-            )
+            found = [
+                beside(
+                    lambda query=query, how=how: opened.search(query, **how),  # type: ignore[misc]
+                    lambda query=query: connection.execute(BARE, (query,)).fetchall(),  # type: ignore[misc]
+                    max(1, times // rounds),
+                )
+                for _ in range(rounds)
+            ]
+            ratios = {"speed_to_bare": spread([each["bare_p50_us"] / each["p50_us"] for each in found])}
+            values = {key: spread([each[key] for each in found]) for key in found[0]}
+            rows.append(Row(group="searches", case=name, values=values, ratios=ratios))
         connection.close()
-    return found
+    return rows
 
 
 def beside(search: Callable[[], Any], bare: Callable[[], Any], times: int) -> dict[str, float]:
-    """Both in turns."""
+    """Both in turns, in microseconds."""
     ours, theirs = [], []
     for _ in range(times):
         for waits, ask in ((ours, search), (theirs, bare)):
@@ -99,55 +104,39 @@ def beside(search: Callable[[], Any], bare: Callable[[], Any], times: int) -> di
             ask()
             waits.append((time.perf_counter() - at) * 1e6)
     ours.sort()
-    theirs.sort()
-    p50, floor = ours[len(ours) // 2], theirs[len(theirs) // 2]
-    return {"p50_us": p50, "p99_us": ours[len(ours) * 99 // 100], "bare_p50_us": floor, "ratio": p50 / floor}
+    p50, p99 = statistics.median(ours), ours[len(ours) * 99 // 100]
+    return {"p50_us": p50, "p99_us": p99, "bare_p50_us": statistics.median(theirs)}
 
 
-def index(home: Path, state: str) -> dict[str, float]:
-    """What both indexes come to, in bytes and as a share of the rollouts', and how long they take."""
+def index(home: Path, folder: Path, rounds: int) -> list[Row]:
+    """What both indexes come to, in bytes and as a share of the rollouts', and how fast they are filled."""
     import engine
     from engine.options import Options
 
-    os.makedirs(state)
     rollouts = sum(path.stat().st_size for path in home.rglob("rollout-*"))
-    seconds = {}
-    with engine.open(str(home), state_dir=state, options=Options(background_scan_s=0)) as opened:
-        for name in ("turns", "search"):
-            at = time.perf_counter()
-            opened.rebuild(projection=name)
-            seconds[name] = time.perf_counter() - at
-    turns, words = (os.path.getsize(f"{state}/{name}_1.sqlite") for name in ("history", "search"))
-    return {
-        "rollout_bytes": rollouts,
-        "turns_bytes": turns,
-        "search_bytes": words,
-        "turns_share": turns / rollouts,
-        "search_share": words / rollouts,
-        "turns_mb_s": rollouts / MB / seconds["turns"],
-        "search_mb_s": rollouts / MB / seconds["search"],
-    }
-
-
-def table(found: dict[str, Any]) -> str:
-    """All of it for people."""
-    lines = [
-        ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
-        f"{found['threads']:,} threads of one message each; 25 hits with their snippets",
-        "",
-        f"{'':30}{'p50 µs':>10}{'p99 µs':>10}{'bare p50':>10}{'ratio':>8}",
+    rates: dict[str, list[float]] = {"turns": [], "search": []}
+    sizes = {}
+    for number in range(rounds):
+        state = folder / f"many-{number}"
+        state.mkdir()
+        with engine.open(str(home), state_dir=str(state), options=Options(background_scan_s=0)) as opened:
+            for name, each in rates.items():
+                at = time.perf_counter()
+                opened.rebuild(projection=name)
+                each.append(rollouts / MB / (time.perf_counter() - at))
+        sizes = {name: (state / f"{file}_1.sqlite").stat().st_size for name, file in INDEXES.items()}
+    return [
+        Row(
+            group=f"indexes of {rollouts / MB:,.0f} MB of rollouts",
+            case=name,
+            values={
+                "mb": spread([sizes[name] / MB]),
+                "percent_of_the_rollouts": spread([100 * sizes[name] / rollouts]),
+                "filled_mb_a_second": spread(rates[name]),
+            },
+        )
+        for name in INDEXES
     ]
-    for name, each in found["searches"].items():
-        cells = f"{each['p50_us']:10,.0f}{each['p99_us']:10,.0f}{each['bare_p50_us']:10,.0f}{each['ratio']:8.1f}"
-        lines.append(f"{name:30}{cells}")
-    size = found["index"]
-    lines.append("")
-    lines += [
-        f"{name:8}{size[f'{name}_bytes'] / MB:8.1f} MB, {100 * size[f'{name}_share']:.2f} % of "
-        f"{size['rollout_bytes'] / MB:,.0f} MB of rollouts, filled at {size[f'{name}_mb_s']:,.0f} MB/s"
-        for name in ("turns", "search")
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def test_many_processes_on_one_home_are_measured_without_a_busy_error(tmp_path) 
         "filtered",
         "light touch",
         "coalesced flush",
-        "logs in their own file",
+        "logs as segments",
         "leases in their own file",
         "bare",
     ]
@@ -278,7 +278,7 @@ def test_the_codex_cli_is_started_asked_and_ended(stand_in, tmp_path) -> None:
 
 
 def test_a_codex_cli_that_ends_is_told_with_what_it_said(load, stand_in, tmp_path) -> None:
-    codex = load("codex")
+    codex = load("_codex")
     (tmp_path / "sessions").mkdir()
     (tmp_path / "config.toml").write_text(codex.CONFIG)
     with codex.AppServer(str(stand_in), str(tmp_path)) as server:
