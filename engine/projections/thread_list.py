@@ -245,7 +245,11 @@ def _filters(query: ThreadQuery) -> tuple[dict[str, str], dict[str, Value]]:
         where["archived"] = "threads.archived = :archived"
         values["archived"] = int(query.archived)
     for column, wanted in _several(query):
-        where[column] = f"threads.{column} IN (SELECT value FROM json_each(:{column}))"  # noqa: S608 - names of ours
+        if column == "cwd" and len(wanted) == 1 and query.sort_key == "updated_at":
+            where[column], values[column] = "threads.cwd = :cwd", wanted[0]
+            continue
+        # The + keeps the order's own index: that of folders has no order for several of them, or by another key.
+        where[column] = f"+threads.{column} IN (SELECT value FROM json_each(:{column}))"  # noqa: S608 - names of ours
         values[column] = msgspec.json.encode(list(wanted)).decode()
     if query.sources is not None and SUBAGENT in query.sources:
         where["source"] = f"({where['source']} OR {_OF_SUBAGENT})"

@@ -44,7 +44,6 @@ SCANS = {
     "SELECT stream, followed FROM fact_streams": "two rows at most",
     "SELECT mark FROM names_followed": "one row at most",
     "SELECT * FROM ( SELECT ids.thread_id": "a search, when a name was given since the last one",
-    "SELECT id FROM threads WHERE cwd IN": "a search in a folder, as a list of a folder may",
     "SELECT path FROM rollouts ORDER BY path": AN_AUDIT_READS_ALL,
     "SELECT DISTINCT thread_id FROM rollouts": AN_AUDIT_READS_ALL,
     "SELECT id, rollout_path, EXISTS": AN_AUDIT_READS_ALL,
@@ -128,7 +127,16 @@ def run_a_session(home, made):
                     page = opened.threads.list(**query)
                     opened.threads.list(**query, cursor=page.next_cursor)
                     opened.threads.list(**query, cursor=page.backwards_cursor)
-        opened.threads.list(cwd="/a", source="cli", model_provider="x", search="x", counts=True)
+        folder = opened.threads.list(limit=1).threads[0].cwd
+        for direction in ("asc", "desc"):
+            query = {"limit": 1, "cwd": folder, "sort_direction": direction}
+            page = opened.threads.list(**query)
+            opened.threads.list(**query, cursor=page.next_cursor)
+            opened.threads.list(**query, cursor=page.backwards_cursor)
+        for key in KEYS:
+            opened.threads.list(cwd=["/a", "/b"], sort_key=key)
+            opened.threads.list(cwd="/a", sort_key=key)
+        opened.threads.list(cwd=["/a", "/b"], source="cli", model_provider="x", search="x", counts=True)
         opened.threads.list(counts=True)
         opened.threads.get(made[0].id)
         opened.goals.get(made[0].id)
@@ -217,11 +225,14 @@ def test_no_statement_scans_a_table_without_a_reason(planned):
     } == {}
 
 
-def pages(planned, *, with_cursor):
+def pages(planned, *, with_cursor, of_folder=False):
     return {
         statement: plan
         for statement, plan in planned.items()
-        if statement.startswith(PAGES) and "ORDER BY" in statement and (":cursor_value" in statement) == with_cursor
+        if statement.startswith(PAGES)
+        and "ORDER BY" in statement
+        and (":cursor_value" in statement) == with_cursor
+        and ("threads.cwd = :cwd" in statement) == of_folder
     }
 
 
@@ -244,6 +255,17 @@ def test_a_page_by_cursor_begins_at_its_place_in_the_index(planned):
         place = f"{key}_ms{sign}?" if f"{sign}= :cursor_value" in statement else f"({key}_ms,id){sign}(?,?)"
         assert plan[0] == f"SEARCH threads USING INDEX threads_by_{key.removesuffix('_at')} ({place})"
         assert scanned(plan) == []
+        assert not any("TEMP B-TREE" in step for step in plan)
+
+
+def test_a_page_of_a_folder_reads_that_folder_alone(planned):
+    """However few of the home's threads are in it: they stand together in an index, in the order of the list."""
+    first = pages(planned, with_cursor=False, of_folder=True)
+    later = pages(planned, with_cursor=True, of_folder=True)
+    assert (len(first), len(later)) == (2, 4)
+    for statement, plan in {**first, **later}.items():
+        assert plan[0].startswith("SEARCH threads USING INDEX threads_by_folder (cwd=?"), statement
+        assert ("updated_at_ms" in plan[0]) == (statement in later)
         assert not any("TEMP B-TREE" in step for step in plan)
 
 

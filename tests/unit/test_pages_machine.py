@@ -2,7 +2,7 @@
 
 Hypothesis makes threads, gives them turns and records, renames, archives, brings back, erases and forks them, puts files of
 another program beside them with times of its own, and lets clients take one page at a time in between: by every sort key,
-in both directions, filtered or not. The clock seldom moves, so many threads have the same times.
+in both directions, filtered or not (by state, by folder). The clock seldom moves, so many threads have the same times.
 
 The model is a list of rows, sorted; it imports nothing of the engine, and knows no cursor: a place is a row that was seen.
 """
@@ -24,6 +24,7 @@ from engine.options import Options
 from engine.testing import ManualClock
 
 OPTIONS = Options(flush_delay_ms=3_600_000, scan_interval_ms=0, list_budget_ms=600_000, background_scan_s=0)
+FOLDERS = ("/", "/srv")
 KEYS = ("created_at", "updated_at", "recency_at")
 BASE_MS = 1_767_603_600_000
 """2026-01-05T09:00:00Z."""
@@ -38,6 +39,7 @@ class Row(NamedTuple):
     created_at: int
     updated_at: int
     recency_at: int
+    cwd: str
     archived: bool = False
     name: str | None = None
 
@@ -47,15 +49,16 @@ class Row(NamedTuple):
 
 
 class Sees(NamedTuple):
-    """What a client asks for: of `archived` None all threads, False the active ones."""
+    """What a client asks for: of `archived` None all threads, False the active ones; of `cwd` None all folders."""
 
     key: str
     direction: str
     archived: bool | None
+    cwd: str | None
 
     def rows(self, model: dict[str, Row], direction: str) -> list[Row]:
         """The sorted list."""
-        found = [row for row in model.values() if self.archived is None or row.archived == self.archived]
+        found = [row for row in model.values() if self.archived in (None, row.archived) and self.cwd in (None, row.cwd)]
         return sorted(found, key=lambda row: row.place(self.key), reverse=direction == "desc")
 
 
@@ -98,11 +101,12 @@ class Client:
             sort_key=self.sees.key,
             sort_direction=self.direction,
             archived=self.sees.archived,
+            cwd=self.sees.cwd,
         )
         assert page.partial is None
         rest = [row for row in self.sees.rows(model, self.direction) if self.is_ahead(row)]
         shown = [
-            Row(row.id, row.created_at_ms, row.updated_at_ms, row.recency_at_ms, row.archived, row.name)
+            Row(row.id, row.created_at_ms, row.updated_at_ms, row.recency_at_ms, row.cwd or "", row.archived, row.name)
             for row in page.threads
         ]
         assert shown == rest[: self.limit]
@@ -173,11 +177,14 @@ class Machine(RuleBasedStateMachine):
             client.note(row, written=written and getattr(row, client.sees.key) == self.clock.wall_ms())
 
     @rule(
-        key=st.sampled_from(KEYS), direction=st.sampled_from(["asc", "desc"]), archived=st.sampled_from([None, False])
+        key=st.sampled_from(KEYS),
+        direction=st.sampled_from(["asc", "desc"]),
+        archived=st.sampled_from([None, False]),
+        cwd=st.sampled_from([None, None, *FOLDERS]),
     )
     @precondition(lambda self: len(self.clients) < 8)
-    def add_client(self, key: str, direction: str, archived: bool | None) -> None:
-        self.clients.append(Client(Sees(key, direction, archived), 1 + len(self.clients) % 3))
+    def add_client(self, key: str, direction: str, archived: bool | None, cwd: str | None) -> None:
+        self.clients.append(Client(Sees(key, direction, archived, cwd), 1 + len(self.clients) % 3))
 
     @rule(which=st.integers(0, 7))
     @precondition(lambda self: self.clients)
@@ -195,12 +202,12 @@ class Machine(RuleBasedStateMachine):
     def wait(self, ms: int) -> None:
         self.clock.advance(ms)
 
-    @rule(turn=st.booleans())
-    def create(self, turn: bool) -> None:
-        with self.e.threads.create(cwd="/srv", durability="buffered") as thread:
+    @rule(turn=st.booleans(), cwd=st.sampled_from(FOLDERS))
+    def create(self, turn: bool, cwd: str) -> None:
+        with self.e.threads.create(cwd=cwd, durability="buffered") as thread:
             self.write(thread, turn)
         now = self.clock.wall_ms()
-        self.set(Row(thread.id, now, now, now), written=True)
+        self.set(Row(thread.id, now, now, now, cwd), written=True)
 
     def write(self, thread: Any, turn: bool) -> None:
         if turn:
@@ -229,7 +236,7 @@ class Machine(RuleBasedStateMachine):
         child = self.e.threads.fork(row.id, durability="buffered")
         child.close()
         now = self.clock.wall_ms()
-        self.set(Row(child.id, now, now, now), written=True)
+        self.set(Row(child.id, now, now, now, row.cwd), written=True)
 
     @rule(which=st.integers(0, 99), name=st.sampled_from(["one", "two", None]))
     @precondition(lambda self: self.model)
@@ -272,7 +279,7 @@ class Machine(RuleBasedStateMachine):
         else:
             meta = {"id": thread_id, "timestamp": stamp(created), "cwd": "/", "source": "cli"}
             put(path, created, "session_meta", meta)
-            row = Row(thread_id, BASE_MS + created, 0, BASE_MS + created)
+            row = Row(thread_id, BASE_MS + created, 0, BASE_MS + created, "/")
             self.foreign[thread_id] = path
         put(path, updated, "world_state", {})
         self.set(row._replace(updated_at=BASE_MS + updated))
