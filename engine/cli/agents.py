@@ -16,7 +16,7 @@ import typer
 from engine.cli import DONE, FINDINGS, output
 from engine.cli.asked import Asked, text
 from engine.cli.commands import Answer
-from engine.cli.parsed import Home, Json, StateDir, ThreadId, answer, asked_of, epilog, group
+from engine.cli.parsed import Home, Json, StateDir, ThreadId, command, group
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,52 +50,43 @@ def agents_root(context: typer.Context, home: Home = None, state_dir: StateDir =
     group(context, Asked(home, state_dir, as_json))
 
 
-@app.command(
+@command(
+    app,
     "tree",
-    epilog=epilog(
-        "rolloutdb agents tree",
-        f"rolloutdb agents tree {_ID} --status open",
-        "rolloutdb agents tree --json | jq -r '.agents[] | select(.status == \"open\") | .id'",
-    ),
+    "rolloutdb agents tree",
+    f"rolloutdb agents tree {_ID} --status open",
+    "rolloutdb agents tree --json | jq -r '.agents[] | select(.status == \"open\") | .id'",
 )
 def agents_tree(
-    context: typer.Context,
+    asked: Asked,
     thread_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="Only what is below this thread; else all of the home.")
     ] = None,
     status: Annotated[
         Only | None, typer.Option("--status", help="Only these; what is below others is left out with them.")
     ] = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Draw the agents below their threads."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     with asked.open() as engine:
         found = engine.agents.tree(
             None if thread_id is None else text(thread_id, "The id"), None if status is None else status.value
         )
     _remark_partial(found.partial)
-    answer(asked, Answer(found, DONE, lambda console: _draw(console, found)))
+    return Answer(found, DONE, lambda console: _draw(console, found))
 
 
-@app.command("close", epilog=epilog(f"rolloutdb agents close {_ID}", f"rolloutdb agents close {_ID} --only --json"))
+@command(app, "close", f"rolloutdb agents close {_ID}", f"rolloutdb agents close {_ID} --only --json")
 def agents_close(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
     only: Annotated[
         bool, typer.Option("--only", help="Close this agent alone; those below it are hidden, and stay open.")
     ] = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Close an agent and the open ones below it.
 
     They are noted as closed, children first. It stops no process, and works for agents of other programs. It may be repeated.
     """
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     known = text(thread_id, "The id")
     with asked.open() as engine:
         if only:
@@ -104,28 +95,24 @@ def agents_close(
         else:
             report = _of_agents(engine, known, engine.agents.close_tree(known, _nothing))
     _remark_partial(report.partial)
-    answer(asked, _reported(report, "closed"))
+    return _reported(report, "closed")
 
 
-@app.command("resume", epilog=epilog(f"rolloutdb agents resume {_ID}", f"rolloutdb agents resume {_ID} --json"))
+@command(app, "resume", f"rolloutdb agents resume {_ID}", f"rolloutdb agents resume {_ID} --json")
 def agents_resume(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Reopen an agent; list the open ones below it.
 
     It starts no process: the list, parents first, is the order in which a program brings them
     back. Closed agents below stay closed.
     """
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     with asked.open() as engine:
         known = text(thread_id, "The id")
         report = _of_agents(engine, known, engine.agents.resume_tree(known, _nothing))
     _remark_partial(report.partial)
-    answer(asked, _reported(report, "open"))
+    return _reported(report, "open")
 
 
 def _nothing(_: Agent) -> None:

@@ -15,8 +15,8 @@ from engine.cli import agents, commands, decide, device_keys, foreign, goals, lo
 from engine.cli import search as searching
 from engine.cli import turns as turn_pages
 from engine.cli.asked import Asked
-from engine.cli.parsed import Home, Json, StateDir, ThreadId
-from engine.cli.parsed import answer as _answer
+from engine.cli.commands import Answer
+from engine.cli.parsed import Home, Json, StateDir, ThreadId, command
 from engine.cli.parsed import asked_of as _asked
 from engine.cli.parsed import epilog as _epilog
 from engine.cli.parsed import group as _group
@@ -104,64 +104,53 @@ def root(
     _group(context, Asked(home, state_dir, as_json))
 
 
-@app.command(epilog=_epilog("rolloutdb status", "rolloutdb status --json | jq .lag"))
-def status(context: typer.Context, home: Home = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+@command(app, "status", "rolloutdb status", "rolloutdb status --json | jq .lag")
+def status(asked: Asked) -> Answer:
     """Tell how the home stands: threads, lag, damage, back-fill."""
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, commands.status(asked))
+    return commands.status(asked)
 
 
-@app.command(epilog=_epilog("rolloutdb backfill", "rolloutdb backfill --workers 0 --json"))
+@command(app, "backfill", "rolloutdb backfill", "rolloutdb backfill --workers 0 --json")
 def backfill(
-    context: typer.Context,
+    asked: Asked,
     workers: Workers = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Index all that is new or changed.
 
     It may be stopped at any time and goes on where it was; a second one joins the first and looks on.
     Findings (exit code 1) are files and folders that could not be used; each run tries them again.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, commands.backfill(asked, workers=workers))
+    return commands.backfill(asked, workers=workers)
 
 
-@app.command(
-    epilog=_epilog("rolloutdb rebuild", "rolloutdb rebuild --thread 019ddd9d-f053-7991-a505-b639f6b80c15 --json")
-)
+@command(app, "rebuild", "rolloutdb rebuild", "rolloutdb rebuild --thread 019ddd9d-f053-7991-a505-b639f6b80c15 --json")
 def rebuild(
-    context: typer.Context,
+    asked: Asked,
     projection: Annotated[
         str | None, typer.Option("--projection", metavar="NAME", help="Only this one: threads, facts, turns or search.")
     ] = None,
     thread_id: Annotated[str | None, typer.Option("--thread", metavar="ID", help="Only this thread.")] = None,
     workers: Workers = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Fold every rollout anew, thread by thread, beside readers.
 
     It mends every row that an audit found wrong. A damaged database is set aside, never deleted. One that was stopped
     goes on where it was; a second one joins the first. Rows that a newer rolloutdb built are left alone, unless you name
     their thread.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, commands.rebuild(asked, workers=workers, thread_id=thread_id, projection=projection))
+    return commands.rebuild(asked, workers=workers, thread_id=thread_id, projection=projection)
 
 
-@app.command(
-    epilog=_epilog(
-        "rolloutdb audit",
-        "rolloutdb audit --deep --json | jq '.findings[].class'",
-        "rolloutdb audit --codex",
-        "rolloutdb audit --codex --why 019ddd9d-f053-7991-a505-b639f6b80c15",
-    )
+@command(
+    app,
+    "audit",
+    "rolloutdb audit",
+    "rolloutdb audit --deep --json | jq '.findings[].class'",
+    "rolloutdb audit --codex",
+    "rolloutdb audit --codex --why 019ddd9d-f053-7991-a505-b639f6b80c15",
 )
 def audit(
-    context: typer.Context,
+    asked: Asked,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every line, and check the databases' indexes.")] = False,
     codex: Annotated[
         bool, typer.Option("--codex", help="Compare the Codex CLI's own databases with the files instead.")
@@ -170,36 +159,31 @@ def audit(
         str | None,
         typer.Option("--why", metavar="ID", help="With --codex: tell why that program does not list this thread."),
     ] = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Compare every row with every file; change nothing.
 
     Any finding but mere lag, of whatever severity, makes the exit code 1. With --codex no index is needed and none is
     made: that program's databases are read without changing a byte or a file in the home, also while it runs. What each
     finding means, and what to do, is in docs/AUDIT.md. With --why it is 1 where a default list lacks the thread.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
     if why is not None and not codex:
         raise InvalidRequest("--why is about the Codex CLI's list.", hint="Say `audit --codex --why ID`.")
     if why is not None:
-        _answer(asked, foreign.why(asked, why))
-    elif codex:
-        _answer(asked, foreign.audit(asked, deep=deep))
-    else:
-        _answer(asked, commands.audit(asked, deep=deep))
+        return foreign.why(asked, why)
+    if codex:
+        return foreign.audit(asked, deep=deep)
+    return commands.audit(asked, deep=deep)
 
 
-@app.command(
-    epilog=_epilog(
-        "rolloutdb repair --dry-run",
-        "rolloutdb repair",
-        "rolloutdb repair --dry-run --save plan.json && rolloutdb repair --plan plan.json",
-    )
+@command(
+    app,
+    "repair",
+    "rolloutdb repair --dry-run",
+    "rolloutdb repair",
+    "rolloutdb repair --dry-run --save plan.json && rolloutdb repair --plan plan.json",
 )
 def repair(
-    context: typer.Context,
+    asked: Asked,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
     save: Annotated[
         str | None, typer.Option("--save", metavar="FILE", help="With --dry-run: keep the plan, as JSON.")
@@ -211,29 +195,25 @@ def repair(
         bool, typer.Option("--offline", help="No other program uses this home: files of its rollouts may be touched.")
     ] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Audit with --deep before and after.")] = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Mend what an audit finds, from the files.
 
     It may be stopped and repeated. No byte of a rollout changes but for a torn tail, which is cut and kept in quarantine.
     The exit code is 1 where something remains that a repair mends; what nothing can mend is told and stays.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
     wanted = mend.Wanted(dry_run, save, plan, offline, deep)
-    _answer(asked, mend.repair(asked, wanted))
+    return mend.repair(asked, wanted)
 
 
-@app.command(
-    epilog=_epilog(
-        "rolloutdb turns 019ddd9d-f053-7991-a505-b639f6b80c15",
-        "rolloutdb turns 019ddd9d-f053-7991-a505-b639f6b80c15 --limit 3 --items full",
-        "rolloutdb turns 019ddd9d-f053-7991-a505-b639f6b80c15 --asc --limit 0 --json | jq -r '.turns[].id'",
-    )
+@command(
+    app,
+    "turns",
+    "rolloutdb turns 019ddd9d-f053-7991-a505-b639f6b80c15",
+    "rolloutdb turns 019ddd9d-f053-7991-a505-b639f6b80c15 --limit 3 --items full",
+    "rolloutdb turns 019ddd9d-f053-7991-a505-b639f6b80c15 --asc --limit 0 --json | jq -r '.turns[].id'",
 )
 def turns(
-    context: typer.Context,
+    asked: Asked,
     thread_id: Annotated[str, typer.Argument(metavar="THREAD", help="The thread's id, as `threads list` shows it.")],
     limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many turns; 0 is all.")] = 25,
     cursor: Annotated[
@@ -245,30 +225,25 @@ def turns(
         Items,
         typer.Option("--items", help="No items, the first user and the final agent message (summary), or all (full)."),
     ] = Items.summary,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Show the turns of a thread, newest first.
 
     Those that it was forked from are among them. A turn without an end is in_progress while somebody has the thread open
     for writing, else interrupted. It waits for no back-fill: the thread's own rollouts are indexed before the answer.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    answer = turn_pages.list_turns(asked, thread_id, limit=limit, cursor=cursor, ascending=asc, items_view=items.value)
-    _answer(asked, answer)
+    return turn_pages.list_turns(asked, thread_id, limit=limit, cursor=cursor, ascending=asc, items_view=items.value)
 
 
-@app.command(
-    epilog=_epilog(
-        "rolloutdb search lock timeout",
-        "rolloutdb search '\"write lock\" sqlit*' --role agent --since 30d",
-        "rolloutdb search lock --thread 019ddd9d-f053-7991-a505-b639f6b80c15 --sort oldest",
-        "rolloutdb search lock --json | jq -r '.hits[].thread_id'",
-    )
+@command(
+    app,
+    "search",
+    "rolloutdb search lock timeout",
+    "rolloutdb search '\"write lock\" sqlit*' --role agent --since 30d",
+    "rolloutdb search lock --thread 019ddd9d-f053-7991-a505-b639f6b80c15 --sort oldest",
+    "rolloutdb search lock --json | jq -r '.hits[].thread_id'",
 )
 def search(
-    context: typer.Context,
+    asked: Asked,
     words: Annotated[
         list[str], typer.Argument(metavar="WORDS", help='Words, "phrases in quotes", beginnings of words (word*).')
     ],
@@ -289,17 +264,13 @@ def search(
     cursor: Annotated[
         str | None, typer.Option("--cursor", metavar="CURSOR", help="Go on from there: next_cursor of a page.")
     ] = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Search what users and agents said, and the names of threads.
 
     All words are to be there, in any order; case and accents do not count, and there are no operators. Of an agent its final
     answers are searched, and messages without a phase. A message is found in the thread that holds it; with --thread, what
     the thread was forked from is searched as well.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
     wanted = searching.Wanted(
         words,
         thread_id,
@@ -312,7 +283,7 @@ def search(
         limit,
         cursor,
     )
-    _answer(asked, searching.search(asked, wanted))
+    return searching.search(asked, wanted)
 
 
 @app.command(epilog=_epilog("rolloutdb demo", "rolloutdb demo --keep"))
@@ -337,16 +308,15 @@ def threads_root(context: typer.Context, home: Home = None, state_dir: StateDir 
     _group(context, Asked(home, state_dir, as_json))
 
 
-@threads.command(
+@command(
+    threads,
     "list",
-    epilog=_epilog(
-        "rolloutdb threads list --limit 10",
-        "rolloutdb threads list --cwd . --search parser",
-        "rolloutdb threads list --limit 0 --json | jq -r '.threads[].title'",
-    ),
+    "rolloutdb threads list --limit 10",
+    "rolloutdb threads list --cwd . --search parser",
+    "rolloutdb threads list --limit 0 --json | jq -r '.threads[].title'",
 )
 def threads_list(
-    context: typer.Context,
+    asked: Asked,
     limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many; 0 is all.")] = 25,
     cursor: Annotated[
         str | None, typer.Option("--cursor", metavar="CURSOR", help="Go on from there: next_cursor of a page.")
@@ -380,15 +350,11 @@ def threads_list(
     search: Annotated[
         str | None, typer.Option("--search", metavar="TEXT", help="Part of the title, preview, first message or name.")
     ] = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """List threads, newest first, active and archived.
 
     It waits for no back-fill: where files are not indexed yet, a line on standard error says how many.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
     filters = {
         "archived": archived,
         "cwd": cwd or None,
@@ -401,105 +367,88 @@ def threads_list(
         "search": search,
     }
     wanted = commands.Wanted(limit, cursor, sort.value, asc, filters)
-    _answer(asked, commands.list_threads(asked, wanted))
+    return commands.list_threads(asked, wanted)
 
 
-@threads.command("show", epilog=_epilog("rolloutdb threads show 019ddd9d-f053-7991-a505-b639f6b80c15 --json"))
+@command(threads, "show", "rolloutdb threads show 019ddd9d-f053-7991-a505-b639f6b80c15 --json")
 def threads_show(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Show one thread as its file has it, and where its row differs.
 
     The exit code is 1 where row and file differ.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, commands.show_thread(asked, thread_id))
+    return commands.show_thread(asked, thread_id)
 
 
-@threads.command(
+@command(
+    threads,
     "rename",
-    epilog=_epilog(
-        'rolloutdb threads rename 019ddd9d-f053-7991-a505-b639f6b80c15 "the login fix"',
-        "rolloutdb threads rename 019ddd9d-f053-7991-a505-b639f6b80c15 --clear",
-    ),
+    'rolloutdb threads rename 019ddd9d-f053-7991-a505-b639f6b80c15 "the login fix"',
+    "rolloutdb threads rename 019ddd9d-f053-7991-a505-b639f6b80c15 --clear",
 )
 def threads_rename(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="What it is to be called.")] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Take the name away.")] = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Name a thread. Works for any thread, also one that is in use."""
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, decide.rename(asked, thread_id, name, clear=clear))
+    return decide.rename(asked, thread_id, name, clear=clear)
 
 
-@threads.command("archive", epilog=_epilog("rolloutdb threads archive 019ddd9d-f053-7991-a505-b639f6b80c15"))
+@command(threads, "archive", "rolloutdb threads archive 019ddd9d-f053-7991-a505-b639f6b80c15")
 def threads_archive(
-    context: typer.Context, thread_id: ThreadId, home: Home = None, state_dir: StateDir = None, as_json: Json = False
-) -> None:
+    asked: Asked,
+    thread_id: ThreadId,
+) -> Answer:
     """Move a thread's files into the archive. Refused while somebody writes to it."""
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, decide.archive(asked, thread_id))
+    return decide.archive(asked, thread_id)
 
 
-@threads.command("unarchive", epilog=_epilog("rolloutdb threads unarchive 019ddd9d-f053-7991-a505-b639f6b80c15"))
+@command(threads, "unarchive", "rolloutdb threads unarchive 019ddd9d-f053-7991-a505-b639f6b80c15")
 def threads_unarchive(
-    context: typer.Context, thread_id: ThreadId, home: Home = None, state_dir: StateDir = None, as_json: Json = False
-) -> None:
+    asked: Asked,
+    thread_id: ThreadId,
+) -> Answer:
     """Bring a thread's files back from the archive."""
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, decide.unarchive(asked, thread_id))
+    return decide.unarchive(asked, thread_id)
 
 
-@threads.command("dismiss", epilog=_epilog("rolloutdb threads dismiss 019ddd9d-f053-7991-a505-b639f6b80c15"))
+@command(threads, "dismiss", "rolloutdb threads dismiss 019ddd9d-f053-7991-a505-b639f6b80c15")
 def threads_dismiss(
-    context: typer.Context, thread_id: ThreadId, home: Home = None, state_dir: StateDir = None, as_json: Json = False
-) -> None:
+    asked: Asked,
+    thread_id: ThreadId,
+) -> Answer:
     """Stop showing a thread whose rollout is gone. It is shown again when the rollout comes back."""
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, decide.dismiss(asked, thread_id))
+    return decide.dismiss(asked, thread_id)
 
 
-@threads.command(
+@command(
+    threads,
     "fork",
-    epilog=_epilog(
-        "rolloutdb threads fork 019ddd9d-f053-7991-a505-b639f6b80c15",
-        "rolloutdb threads fork 019ddd9d-f053-7991-a505-b639f6b80c15 --before 019ddda0-5b3c-7b31-8d5e-2f6d4a8f1c27",
-    ),
+    "rolloutdb threads fork 019ddd9d-f053-7991-a505-b639f6b80c15",
+    "rolloutdb threads fork 019ddd9d-f053-7991-a505-b639f6b80c15 --before 019ddda0-5b3c-7b31-8d5e-2f6d4a8f1c27",
 )
 def threads_fork(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
     through: Annotated[
         str | None, typer.Option("--through", metavar="TURN", help="Go on behind this turn; else at the end.")
     ] = None,
     before: Annotated[str | None, typer.Option("--before", metavar="TURN", help="Go on before this turn.")] = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Begin a new thread that goes on from this one, which may be in use, archived or compressed."""
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, decide.fork(asked, thread_id, through_turn=through, before_turn=before))
+    return decide.fork(asked, thread_id, through_turn=through, before_turn=before)
 
 
 _ID = "019ddd9d-f053-7991-a505-b639f6b80c15"
 
 
-@threads.command(
-    "erase",
-    epilog=_epilog(f"rolloutdb threads erase {_ID} --dry-run", f"rolloutdb threads erase {_ID} --grace 0 --yes"),
-)
+@command(threads, "erase", f"rolloutdb threads erase {_ID} --dry-run", f"rolloutdb threads erase {_ID} --grace 0 --yes")
 def threads_erase(
-    context: typer.Context,
+    asked: Asked,
     thread_id: Annotated[str, typer.Argument(metavar="ID", help="The thread's id, as `threads list` shows it.")],
     include_children: Annotated[
         bool, typer.Option("--include-children", help="Erase the threads that go on from it as well.")
@@ -512,75 +461,56 @@ def threads_erase(
     ] = 7,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would reach, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Take a thread out of every store, with a receipt.
 
     Refused while others go on from it, or somebody writes to it. One that was cut short is finished by the next start.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
     how = {"include_children": include_children, "dry_run": dry_run, "yes": yes}
-    _answer(asked, remove.erase(asked, thread_id, grace_days=grace, **how))
+    return remove.erase(asked, thread_id, grace_days=grace, **how)
 
 
-@threads.command("redact", epilog=_epilog(f"rolloutdb threads redact {_ID} --ordinal 7"))
+@command(threads, "redact", f"rolloutdb threads redact {_ID} --ordinal 7")
 def threads_redact(
-    context: typer.Context,
+    asked: Asked,
     thread_id: Annotated[str, typer.Argument(metavar="ID", help="The thread's id, as `threads list` shows it.")],
     ordinal: Annotated[int | None, typer.Option("--ordinal", min=0, metavar="N", help="The record's ordinal.")] = None,
     offset: Annotated[
         int | None,
         typer.Option("--offset", min=0, metavar="BYTE", help="Where its line begins, for one without ordinal."),
     ] = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Replace what one record says by filler of the same length, for good."""
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, remove.redact(asked, thread_id, ordinal=ordinal, offset=offset))
+    return remove.redact(asked, thread_id, ordinal=ordinal, offset=offset)
 
 
-@threads.command(
-    "export",
-    epilog=_epilog(f"rolloutdb threads export {_ID} --to thread.zip", "rolloutdb threads export --all --to all.zip"),
+@command(
+    threads, "export", f"rolloutdb threads export {_ID} --to thread.zip", "rolloutdb threads export --all --to all.zip"
 )
 def threads_export(
-    context: typer.Context,
+    asked: Asked,
     thread_ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="One thread or more.")] = None,
     to: Annotated[str, typer.Option("--to", metavar="FILE", help="A new file; a zip.")] = ...,  # type: ignore[assignment]
     every: Annotated[bool, typer.Option("--all", help="All threads.")] = False,
     bases: Annotated[bool, typer.Option("--bases/--no-bases", help="With the rollouts that they go on from.")] = True,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Pack threads into one file, with what was decided about them and a digest of each member."""
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, remove.export(asked, thread_ids, to=to, every=every, bases=bases))
+    return remove.export(asked, thread_ids, to=to, every=every, bases=bases)
 
 
-@threads.command(
-    "import", epilog=_epilog("rolloutdb threads import all.zip --dry-run", "rolloutdb threads import all.zip")
-)
+@command(threads, "import", "rolloutdb threads import all.zip --dry-run", "rolloutdb threads import all.zip")
 def threads_import(
-    context: typer.Context,
+    asked: Asked,
     path: Annotated[str, typer.Argument(metavar="FILE", help="What `threads export` made.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check it, say what would be done, change nothing.")
     ] = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Bring the threads of a bundle into this home. It may be repeated.
 
     Nothing that is here is changed: a thread that is here with other content is left alone, and makes the exit code 1.
     """
-    asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, remove.import_(asked, path, dry_run=dry_run))
+    return remove.import_(asked, path, dry_run=dry_run)
 
 
 app.add_typer(threads, name="threads")

@@ -10,7 +10,7 @@ import typer
 from engine.cli import DONE, output
 from engine.cli.asked import Asked, text
 from engine.cli.commands import Answer
-from engine.cli.parsed import Home, Json, StateDir, answer, asked_of, epilog, group
+from engine.cli.parsed import Home, Json, StateDir, command, group
 from engine.errors import DeviceKeyNotFound
 
 if TYPE_CHECKING:
@@ -32,28 +32,23 @@ def device_keys_root(
     group(context, Asked(home, state_dir, as_json))
 
 
-@app.command("list", epilog=epilog("rolloutdb devicekeys list", "rolloutdb devicekeys list --json | jq .device_keys"))
+@command(app, "list", "rolloutdb devicekeys list", "rolloutdb devicekeys list --json | jq .device_keys")
 def device_keys_list(
-    context: typer.Context, home: Home = None, state_dir: StateDir = None, as_json: Json = False
-) -> None:
+    asked: Asked,
+) -> Answer:
     """List every binding, by key id."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     with asked.open() as engine:
         found = engine.device_keys.bindings.list()
     document = {"device_keys": [_document(each) for each in found]}
-    answer(asked, Answer(document, DONE, lambda console: _show_all(console, found)))
+    return Answer(document, DONE, lambda console: _show_all(console, found))
 
 
-@app.command("show", epilog=epilog(f"rolloutdb devicekeys show {_KEY} --json"))
+@command(app, "show", f"rolloutdb devicekeys show {_KEY} --json")
 def device_keys_show(
-    context: typer.Context,
+    asked: Asked,
     key_id: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, as `devicekeys list` shows it.")],
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Show one binding, and how the key is kept."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     with asked.open() as engine:
         found = engine.device_keys.bindings.find(text(key_id, "The key's id"))
     if found is None:
@@ -61,7 +56,7 @@ def device_keys_show(
             f"The device key {key_id} is bound to no account.", hint="`rolloutdb devicekeys list` shows those that are."
         )
     document = _document(found)
-    answer(asked, Answer(document, DONE, lambda console: _show(console, document)))
+    return Answer(document, DONE, lambda console: _show(console, document))
 
 
 def _document(binding: Binding) -> dict[str, Any]:

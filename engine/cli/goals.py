@@ -14,7 +14,7 @@ import typer
 from engine.cli import DONE
 from engine.cli.asked import Asked, text
 from engine.cli.commands import Answer
-from engine.cli.parsed import Home, Json, StateDir, ThreadId, answer, asked_of, epilog, group
+from engine.cli.parsed import Home, Json, StateDir, ThreadId, command, group
 from engine.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -66,43 +66,36 @@ def goals_root(context: typer.Context, home: Home = None, state_dir: StateDir = 
     group(context, Asked(home, state_dir, as_json))
 
 
-@app.command(
+@command(
+    app,
     "show",
-    epilog=epilog(
-        "rolloutdb goals show",
-        f"rolloutdb goals show {_ID}",
-        "rolloutdb goals show --status active --json | jq -r '.goals[].thread_id'",
-    ),
+    "rolloutdb goals show",
+    f"rolloutdb goals show {_ID}",
+    "rolloutdb goals show --status active --json | jq -r '.goals[].thread_id'",
 )
 def goals_show(
-    context: typer.Context,
+    asked: Asked,
     thread_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="The thread's id; else the goals of all threads.")
     ] = None,
     status: Annotated[Status | None, typer.Option("--status", help="Of all goals only these.")] = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Show the goal of a thread, or those of all."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     if thread_id is not None and status is not None:
         raise InvalidRequest("A status picks among all goals, not of one thread.", hint="Leave the ID or --status out.")
     with asked.open() as engine:
-        given = _of_all(engine, status) if thread_id is None else _of_one(engine, text(thread_id, "The id"))
-    answer(asked, given)
+        return _of_all(engine, status) if thread_id is None else _of_one(engine, text(thread_id, "The id"))
 
 
-@app.command(
+@command(
+    app,
     "set",
-    epilog=epilog(
-        f'rolloutdb goals set {_ID} "All tests pass" --budget 200000',
-        f"rolloutdb goals set {_ID} --budget 400000 --reactivate",
-        f"rolloutdb goals set {_ID} --status active",
-    ),
+    f'rolloutdb goals set {_ID} "All tests pass" --budget 200000',
+    f"rolloutdb goals set {_ID} --budget 400000 --reactivate",
+    f"rolloutdb goals set {_ID} --status active",
 )
 def goals_set(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
     objective: Annotated[
         str | None, typer.Argument(metavar="[OBJECTIVE]", help="What is to be reached; at most 4,000 characters.")
@@ -118,15 +111,11 @@ def goals_set(
     ] = False,
     goal_id: GoalId = None,
     adopt: Adopt = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Give a thread a goal, or change the one it has: what is not given stays.
 
     With an OBJECTIVE a thread without a goal, or whose goal is complete, gets a new one. A goal keeps what it has used.
     """
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     if budget is not None and no_budget:
         raise InvalidRequest("A goal has a budget, or none.", hint="Give --budget or --no-budget.")
     if objective is None and (replace or not (budget is not None or no_budget or status)):
@@ -146,57 +135,42 @@ def goals_set(
             if budget is not None or no_budget:
                 changes["token_budget"] = budget
             goal = engine.goals.update(known, **changes, reactivate=reactivate, goal_id=_id(goal_id), adopt=adopt)
-        given = _changed(engine, known, goal)
-    answer(asked, given)
+        return _changed(engine, known, goal)
 
 
-@app.command("pause", epilog=epilog(f"rolloutdb goals pause {_ID}"))
+@command(app, "pause", f"rolloutdb goals pause {_ID}")
 def goals_pause(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
     goal_id: GoalId = None,
     adopt: Adopt = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Have an active goal wait. `set --status active` lets it go on."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     known = text(thread_id, "The id")
     with asked.open() as engine:
-        given = _changed(engine, known, engine.goals.pause(known, goal_id=_id(goal_id), adopt=adopt))
-    answer(asked, given)
+        return _changed(engine, known, engine.goals.pause(known, goal_id=_id(goal_id), adopt=adopt))
 
 
-@app.command("complete", epilog=epilog(f"rolloutdb goals complete {_ID}"))
+@command(app, "complete", f"rolloutdb goals complete {_ID}")
 def goals_complete(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
     goal_id: GoalId = None,
     adopt: Adopt = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Say that a goal is reached."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     known = text(thread_id, "The id")
     with asked.open() as engine:
-        given = _changed(engine, known, engine.goals.complete(known, goal_id=_id(goal_id), adopt=adopt))
-    answer(asked, given)
+        return _changed(engine, known, engine.goals.complete(known, goal_id=_id(goal_id), adopt=adopt))
 
 
-@app.command("clear", epilog=epilog(f"rolloutdb goals clear {_ID}"))
+@command(app, "clear", f"rolloutdb goals clear {_ID}")
 def goals_clear(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
     goal_id: GoalId = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Delete a thread's goal. Works for any thread, also one that is in use."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     known = text(thread_id, "The id")
     with asked.open() as engine:
         removed = engine.goals.clear(known, goal_id=_id(goal_id))
@@ -208,15 +182,14 @@ def goals_clear(
         else:
             _show(console, removed, title="removed")
 
-    answer(asked, Answer(document, DONE, show))
+    return Answer(document, DONE, show)
 
 
-@app.command(
-    "usage",
-    epilog=epilog(f"rolloutdb goals usage {_ID}", f"rolloutdb goals usage {_ID} --add-tokens 1200 --add-seconds 30"),
+@command(
+    app, "usage", f"rolloutdb goals usage {_ID}", f"rolloutdb goals usage {_ID} --add-tokens 1200 --add-seconds 30"
 )
 def goals_usage(
-    context: typer.Context,
+    asked: Asked,
     thread_id: ThreadId,
     tokens: Annotated[int, typer.Option("--add-tokens", metavar="N", help="Count so many tokens more.")] = 0,
     seconds: Annotated[int, typer.Option("--add-seconds", metavar="N", help="Count so many seconds more.")] = 0,
@@ -224,12 +197,8 @@ def goals_usage(
     limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many records; 0 is all.")] = 20,
     goal_id: GoalId = None,
     adopt: Adopt = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Show what a goal has used, record by record, newest first; or count more."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     known = text(thread_id, "The id")
     with asked.open() as engine:
         counted = None
@@ -238,7 +207,7 @@ def goals_usage(
             counted = engine.goals.account(known, tokens=tokens, seconds=seconds, **how).counted
         goal, records = engine.goals.get(known), engine.goals.usage(known, limit=limit)
     document = {"thread_id": known.lower(), "counted": counted, "goal": goal, "records": records}
-    answer(asked, Answer(document, DONE, lambda console: _show_usage(console, goal, records, counted)))
+    return Answer(document, DONE, lambda console: _show_usage(console, goal, records, counted))
 
 
 def _id(goal_id: str | None) -> str | None:

@@ -18,7 +18,7 @@ import typer
 from engine.cli import DONE, INTERRUPTED, Told, output
 from engine.cli.asked import Asked, folder, text
 from engine.cli.commands import Answer
-from engine.cli.parsed import Home, Json, StateDir, answer, asked_of, epilog, group
+from engine.cli.parsed import Home, Json, StateDir, asked_of, command, epilog, group
 from engine.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -122,9 +122,9 @@ def logs_tail(
         return _tail(logs, wanted, printer, backfill, poll_ms / 1000 if follow else None)
 
 
-@app.command("export", epilog=epilog(f"rolloutdb logs export {_ID}", f"rolloutdb logs export {_ID} --to report.log"))
+@command(app, "export", f"rolloutdb logs export {_ID}", f"rolloutdb logs export {_ID} --to report.log")
 def logs_export(
-    context: typer.Context,
+    asked: Asked,
     thread_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="One thread or more.")],
     to: Annotated[
         str | None, typer.Option("--to", metavar="FILE", help="A new file, instead of standard output.")
@@ -134,48 +134,41 @@ def logs_export(
         typer.Option("--bytes-max", min=0, metavar="N", help="The newest so many bytes; 10 MiB if not said."),
     ] = None,
     database: Database = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Put together what threads logged, to go along with a report of a fault.
 
     With what the process that each was in last logged beside any thread. Whole lines, oldest first.
     """
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     with _opened(asked, database) as logs:
         exported = logs.export([text(each, "The id") for each in thread_ids], bytes_max=bytes_max)
     if to is not None:
         place = folder(to, "--to")
         _write_new(place, exported)
-        document = {"path": place, "bytes": len(exported)}
-        return answer(
-            asked, Answer(document, DONE, lambda console: console.print(f"{len(exported):,} bytes in {place}"))
-        )
-    if asked.as_json:
-        return answer(asked, Answer({"bytes": len(exported), "text": exported.decode()}, DONE, lambda _: None))
+        document: dict[str, Any] = {"path": place, "bytes": len(exported)}
+        return Answer(document, DONE, lambda console: console.print(f"{len(exported):,} bytes in {place}"))
+    document = {"bytes": len(exported), "text": exported.decode()}
+    return Answer(document, DONE, lambda _: _print_exported(exported))
+
+
+def _print_exported(exported: bytes) -> None:
+    """A terminal is given nothing that it could take for a command."""
     if sys.stdout.isatty():
         for line in output.plain_lines(exported.decode()) if exported else ():
             output.print_line(line)
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(exported)
-    return None
 
 
-@app.command("status", epilog=epilog("rolloutdb logs status", "rolloutdb logs status --json | jq .lag"))
+@command(app, "status", "rolloutdb logs status", "rolloutdb logs status --json | jq .lag")
 def logs_status(
-    context: typer.Context,
+    asked: Asked,
     database: Database = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Tell how the log stands: segments, rows, what was dropped, what has no row yet."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     with _opened(asked, database) as logs:
         found = logs.status()
-    answer(asked, Answer(found, DONE, lambda console: _show_status(console, found)))
+    return Answer(found, DONE, lambda console: _show_status(console, found))
 
 
 def _opened(asked: Asked, database: str | None) -> Logs:

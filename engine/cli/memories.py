@@ -17,7 +17,7 @@ import typer
 from engine.cli import DONE, FINDINGS, output
 from engine.cli.asked import Asked, text
 from engine.cli.commands import Answer
-from engine.cli.parsed import Home, Json, StateDir, answer, asked_of, epilog, group
+from engine.cli.parsed import Home, Json, StateDir, command, group
 from engine.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -52,27 +52,25 @@ def root(context: typer.Context, home: Home = None, state_dir: StateDir = None, 
     group(context, Asked(home, state_dir, as_json))
 
 
-@app.command("status", epilog=epilog("rolloutdb memories status", "rolloutdb memories status --json | jq .coverage"))
-def status(context: typer.Context, home: Home = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+@command(app, "status", "rolloutdb memories status", "rolloutdb memories status --json | jq .coverage")
+def status(asked: Asked) -> Answer:
     """Tell how many threads have a memory, which failed and why, and how the last consolidation went."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     with asked.open() as engine:
         found = engine.memories.status()
     if found.partial is not None:
         output.remark("Not all threads are indexed yet, so some are not counted; run `rolloutdb backfill`.")
-    answer(asked, Answer(found, DONE, lambda console: _show_status(console, found)))
+    return Answer(found, DONE, lambda console: _show_status(console, found))
 
 
-@app.command(
+@command(
+    app,
     "run",
-    epilog=epilog(
-        "rolloutdb memories run",
-        "rolloutdb memories run --phase extract --limit 10",
-        "rolloutdb memories run --now --json",
-    ),
+    "rolloutdb memories run",
+    "rolloutdb memories run --phase extract --limit 10",
+    "rolloutdb memories run --now --json",
 )
 def run(
-    context: typer.Context,
+    asked: Asked,
     phase: Annotated[Phase | None, typer.Option("--phase", help="Only this half.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Extract at most N threads.")] = None,
     now: Annotated[
@@ -85,18 +83,14 @@ def run(
         bool,
         typer.Option("--allow-mass-deletion", help="Delete summaries of threads of which nothing is recorded."),
     ] = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Extract threads that have been idle for 12 hours, then consolidate what they came to.
 
     It uses the rules that ship with the engine, and no model. Any number of processes may run it; each thread is extracted
     by one of them, and one consolidates. It may be stopped at any time.
     Findings (exit code 1) are threads that failed and a consolidation that could not be taken; `memories status` tells why.
     """
-    asked = asked_of(context, Asked(home, state_dir, as_json))
-    made = make(
+    return make(
         asked,
         extracting=phase is not Phase.consolidate,
         consolidating=phase is not Phase.extract,
@@ -105,7 +99,6 @@ def run(
         retry_failed=retry_failed,
         allow_mass_deletion=allow_mass_deletion,
     )
-    answer(asked, made)
 
 
 def make(asked: Asked, **how: Any) -> Answer:
@@ -118,12 +111,9 @@ def make(asked: Asked, **how: Any) -> Answer:
     return Answer(report, FINDINGS if failed or refused else DONE, lambda console: _show_run(console, report))
 
 
-@app.command(
-    "usage",
-    epilog=epilog(f"rolloutdb memories usage {_ID}", "rolloutdb memories usage --answer answer.txt"),
-)
+@command(app, "usage", f"rolloutdb memories usage {_ID}", "rolloutdb memories usage --answer answer.txt")
 def usage(
-    context: typer.Context,
+    asked: Asked,
     thread_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Threads whose memory was used.")
     ] = None,
@@ -131,12 +121,8 @@ def usage(
         str | None,
         typer.Option("--answer", metavar="FILE", help="A model's answer, with its citations; - is standard input."),
     ] = None,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Count that memories were used; what is used more is consolidated first and kept longer."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     if (answer_file is None) == (not thread_ids):
         raise InvalidRequest("Nothing says what was used.", hint="Give one or more IDs, or --answer FILE.")
     known = [text(each, "The id") for each in thread_ids or []]
@@ -148,17 +134,14 @@ def usage(
     with asked.open() as engine:
         counted = engine.memories.record_usage(known)
     words = f"{counted} of {len(known)} were counted."
-    answer(asked, Answer({"counted": counted, "thread_ids": known}, DONE, lambda console: _print(console, words)))
+    return Answer({"counted": counted, "thread_ids": known}, DONE, lambda console: _print(console, words))
 
 
-@app.command(
-    "show",
-    epilog=epilog(
-        "rolloutdb memories show", f"rolloutdb memories show {_ID}", "rolloutdb memories show --file MEMORY.md"
-    ),
+@command(
+    app, "show", "rolloutdb memories show", f"rolloutdb memories show {_ID}", "rolloutdb memories show --file MEMORY.md"
 )
 def show(
-    context: typer.Context,
+    asked: Asked,
     thread_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One thread's memory.")] = None,
     file: Annotated[
         str | None, typer.Option("--file", metavar="PATH", help="A file of the folder of memories.")
@@ -167,43 +150,33 @@ def show(
         str | None, typer.Option("--cwd", metavar="FOLDER", help="Only of threads in exactly this folder.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most N of the newest.")] = 20,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Show the newest memories, one thread's, or a file that a consolidation made."""
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     if thread_id is not None and file is not None:
         raise InvalidRequest("A thread and a file are not shown at once.", hint="Give one of them.")
     with asked.open() as engine:
         if file is not None:
-            shown = _show_file(engine.memories.read(text(file, "--file")), file)
-        elif thread_id is not None:
-            shown = _show_one(engine.memories.get(text(thread_id, "The id")), thread_id)
-        else:
-            shown = _show_latest(engine.memories.latest(limit=limit, cwd=None if cwd is None else text(cwd, "--cwd")))
-    answer(asked, shown)
+            return _show_file(engine.memories.read(text(file, "--file")), file)
+        if thread_id is not None:
+            return _show_one(engine.memories.get(text(thread_id, "The id")), thread_id)
+        return _show_latest(engine.memories.latest(limit=limit, cwd=None if cwd is None else text(cwd, "--cwd")))
 
 
-@app.command("reset", epilog=epilog("rolloutdb memories reset --yes"))
+@command(app, "reset", "rolloutdb memories reset --yes")
 def reset(
-    context: typer.Context,
+    asked: Asked,
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
-    home: Home = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
+) -> Answer:
     """Forget every memory, and empty the folder of memories with its notes and skills.
 
     Threads and their memory modes stay, so threads of the last 30 days are extracted anew by the next run.
     """
-    asked = asked_of(context, Asked(home, state_dir, as_json))
     with asked.open() as engine:
         found = engine.memories.status()
         if not yes and not _confirmed(asked, found):
-            answer(asked, Answer({"reset": False}, DONE, lambda console: _print(console, "Nothing was forgotten.")))
+            return Answer({"reset": False}, DONE, lambda console: _print(console, "Nothing was forgotten."))
         engine.memories.reset()
-    answer(asked, Answer({"reset": True}, DONE, lambda console: _print(console, f"{found.root} is empty.")))
+    return Answer({"reset": True}, DONE, lambda console: _print(console, f"{found.root} is empty."))
 
 
 def _confirmed(asked: Asked, found: MemoryStatus) -> bool:

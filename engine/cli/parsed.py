@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +35,33 @@ def epilog(*examples: str, codes: str = _CODES) -> str:
     return f"\b\nExamples:\n{lines}\n\n{codes}"
 
 
+def command(
+    app: typer.Typer, name: str, *examples: str, codes: str = _CODES
+) -> Callable[[Callable[..., commands.Answer]], Callable[..., commands.Answer]]:
+    """A command that also takes `--home`, `--state-dir` and `--json`; its function is given what they come to as `asked`.
+
+    What the function answers is printed, and its code ends the process.
+    """
+
+    def take(call: Callable[..., commands.Answer]) -> Callable[..., commands.Answer]:
+        def run(
+            context: typer.Context, home: Home = None, state_dir: StateDir = None, as_json: Json = False, **given: Any
+        ) -> None:
+            asked = asked_of(context, Asked(home, state_dir, as_json))
+            raise typer.Exit(commands.deliver(asked, call(asked, **given)))
+
+        context, *everywhere, _ = inspect.signature(run, eval_str=True).parameters.values()
+        own = list(inspect.signature(call, eval_str=True).parameters.values())[1:]
+        keyword = [each.replace(kind=each.KEYWORD_ONLY) for each in (*own, *everywhere)]
+        run.__signature__ = inspect.Signature([context, *keyword])  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in (context, *keyword)}
+        run.__doc__ = call.__doc__
+        app.command(name, epilog=epilog(*examples, codes=codes))(run)
+        return call
+
+    return take
+
+
 def asked_of(context: typer.Context, here: Asked) -> Asked:
     """What was asked for here and further left; kept for the commands to the right."""
     asked = here.over(context.meta.get(_KEY, Asked()))
@@ -49,8 +78,3 @@ def group(context: typer.Context, here: Asked) -> None:
             raise InvalidRequest("No command was given.", hint=hint)
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(USAGE)
-
-
-def answer(asked: Asked, given: commands.Answer) -> None:
-    """Print an answer, and end with its code."""
-    raise typer.Exit(commands.deliver(asked, given))

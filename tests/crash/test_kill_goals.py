@@ -16,7 +16,7 @@ import pytest
 
 import engine
 from engine.options import Options
-from tests.writing import faults, only, records
+from tests.writing import faults, records
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -77,7 +77,8 @@ def check(home: Path, told: list[dict[str, object]]) -> None:
             assert told == []
             return
         goal = e.goals.get(row.id)
-        said = [each["payload"] for each in records(only(home)) if each["payload"].get("type") == "thread_goal_updated"]
+        lines = records(Path(row.rollout_path))  # a first append that was cut short left its file beside, too
+        said = [each["payload"] for each in lines if each["payload"].get("type") == "thread_goal_updated"]
         used = [each["usage"]["tokens"] for each in said if "usage" in each]
         assert used in (counted, [*counted, *steps[len(counted) : len(counted) + 1]]), "more or less than was told"
         if {"cleared": True} in told:
