@@ -7,12 +7,14 @@ compare with it skip, and say so, where it is not there.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from engine.options import Options
+from tests.truth import Guard, watch
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -23,6 +25,15 @@ Options.__init__.__kwdefaults__["background_scan_s"] = 0.0
 settings.register_profile("test", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("soak", settings.get_profile("test"), max_examples=5_000)
 settings.load_profile(os.environ.get("ROLLOUTDB_HYPOTHESIS", "test"))
+
+
+@pytest.fixture(autouse=True)
+def truth_is_only_taken_away_by_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test is about: no rollout is removed, renamed or cut but by the operations that may."""
+    guard = Guard()
+    watch(guard, monkeypatch)
+    yield
+    assert guard.found == set()
 
 
 @pytest.fixture(scope="session")

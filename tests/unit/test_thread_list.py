@@ -15,8 +15,10 @@ from engine.errors import InvalidCursor, InvalidRequest, ThreadNotFound
 from engine.options import Options
 from engine.projections.thread_list import ThreadRow
 from engine.projections.threads import COLUMNS
+from engine.stores.files import Files
 from engine.testing import HomePlan, append_turns, make_home, make_rollout
 from engine.testing.clock import ManualClock
+from engine.testing.files import RecordingFiles
 
 T0 = 1767603600000
 """2026-01-05T09:00:00Z."""
@@ -443,3 +445,23 @@ def test_a_row_begins_with_the_columns_of_its_table_in_their_order():
     names = ThreadRow.__struct_fields__
     assert list(names[: len(COLUMNS)]) == COLUMNS
     assert names[len(COLUMNS) :] == ("archived_at_ms", "name", "missing")
+
+
+def test_a_list_opens_no_rollout(tmp_path):
+    """It answers from rows, once every rollout has been indexed."""
+    home = tmp_path / "home"
+    made = make_home(home, HomePlan(threads=12, seed=3, bytes_max=6_000))
+    files = RecordingFiles(Files())
+    with engine.open(str(home), files=files) as opened:
+        while opened.threads.list().partial is not None:
+            pass
+        assert files.count("open_read") >= len(made)
+        files.forget()
+        pages = [
+            opened.threads.list(limit=0),
+            opened.threads.list(limit=5, archived=False, search="a", counts=True),
+            opened.threads.list(limit=2, cwd="/a", sort_key="created_at"),
+        ]
+        opens = [call.path for call in files.calls if call.name == "open_read"]
+    assert len(pages[0].threads) == len({each.id for each in made})
+    assert opens == []
