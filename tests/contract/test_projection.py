@@ -19,29 +19,14 @@ from engine.projections.projection import Piece, Projection
 from engine.projections.registry import BUILT_IN
 from engine.projections.threads import stream_of
 from engine.projections.turns import Turns
-from engine.stores.files import Files, FileStat
+from engine.stores.files import Files
 from engine.testing import rollout_lines
+from tests.in_memory import Bytes
 from tests.own import Heads, TokensPerDay
 
 PATH = "sessions/2026/01/05/rollout-2026-01-05T09-00-00-01a20464-403f-7170-9722-7a9790eef98c.jsonl"
 MODES = ("paginated", "legacy", "old")
 NOTHING = Piece(0, 0, None, None)
-
-
-class Bytes:
-    """A rollout in memory."""
-
-    broken = None
-
-    def __init__(self, data):
-        self.data = data
-        self.stat = FileStat(1, 2, len(data), 3, 4)
-
-    def read_at(self, offset, size):
-        return self.data[offset : offset + max(size, 0)]
-
-    def close(self):
-        pass
 
 
 def conversation(mode, size=60_000):

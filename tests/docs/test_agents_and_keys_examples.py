@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.pages import examples_of, printed_by, text_of
 
 PRINTED = {
     "AGENTS.md": [
@@ -33,25 +31,16 @@ PRINTED = {
 
 @pytest.mark.parametrize("page", list(PRINTED))
 def test_the_example_of_the_page_prints_what_it_should(tmp_path: Path, page: str) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / page).read_text("utf-8"), re.DOTALL)
+    (block,) = examples_of(page)
     (tmp_path / "agent-home").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == PRINTED[page]
+    printed = printed_by(block, tmp_path)
+    assert printed == PRINTED[page]
 
 
 def test_the_page_names_every_call_of_the_graph() -> None:
     from engine.agents import Agents
 
-    text = (CHECKOUT / "docs" / "AGENTS.md").read_text("utf-8")
+    text = text_of("AGENTS.md")
     calls = [name for name in vars(Agents) if not name.startswith("_")]
     assert len(calls) > 10
     assert [name for name in calls if not re.search(rf"\b{name}\(", text)] == []

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from engine.options import Options
+from tests.pages import examples_of, printed_by, text_of
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PAGE = (CHECKOUT / "docs/LOGS.md").read_text("utf-8")
+PAGE = text_of("LOGS.md")
 
 
 def test_the_example_of_the_page_logs_and_asks(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (block,) = examples_of("LOGS.md")
     (tmp_path / "agent-home").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": str(CHECKOUT)},
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    *records, exported, status = done.stdout.splitlines()
+    printed = printed_by(block, tmp_path)
+    *records, exported, status = printed
     assert sorted(records) == [
         "ERROR app.net without logging True",
         "INFO app.tools ran grep in 12 ms True",

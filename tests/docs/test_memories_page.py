@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from engine.cli import main
+from tests.pages import examples_of, printed_by, text_of
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PAGE = (CHECKOUT / "docs/MEMORIES.md").read_text("utf-8")
+PAGE = text_of("MEMORIES.md")
 
 
 def test_the_example_of_the_memories_page_extracts_and_consolidates(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (block,) = examples_of("MEMORIES.md")
     (tmp_path / "agent-home").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    said = done.stdout.splitlines()
+    printed = printed_by(block, tmp_path)
+    said = printed
     assert said[:2] == ["A extensions/ad_hoc/instructions.md", "A raw_memories.md"]
     assert re.fullmatch(r"A rollout_summaries/\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\w{4}-tests\.md", said[2])
     assert said[3:] == [

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from engine.testing import HomePlan, make_home
 from tests.own import BLOCKS, PAGE
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.pages import printed_by
 
 
 def test_the_python_of_the_page_prints_what_each_model_used(tmp_path: Path) -> None:
     made = make_home(tmp_path / "home", HomePlan(threads=40, seed=2))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(BLOCKS)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(CHECKOUT)},
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    *used, rollouts, covered = done.stdout.splitlines()
+    printed = printed_by("\n".join(BLOCKS), tmp_path)
+    *used, rollouts, covered = printed
     assert all(re.fullmatch(r"2026-\d\d-\d\d \S+ \d+", line) for line in used)
     assert len(used) >= 3
     assert {line.split()[0] for line in used} == {max(line.split()[0], "2026-04-01") for line in used}

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.pages import examples_of, printed_by
 
 
 def test_the_example_of_the_reading_page_reads_and_follows(tmp_path: Path) -> None:
-    block, _ = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs/READING.md").read_text("utf-8"), re.DOTALL)
+    block, _ = examples_of("READING.md")
     (tmp_path / "agent-home").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+    printed = printed_by(block, tmp_path)
+    assert printed == [
         "newest [15, 14, 13]",
         "older [12, 11, 10]",
         "since [13, 14, 15]",
@@ -33,18 +22,10 @@ def test_the_example_of_the_reading_page_reads_and_follows(tmp_path: Path) -> No
 
 
 def test_the_example_of_the_search_finds_what_it_says(tmp_path: Path) -> None:
-    _, block = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs/READING.md").read_text("utf-8"), re.DOTALL)
+    _, block = examples_of("READING.md")
     (tmp_path / "searched-home").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+    printed = printed_by(block, tmp_path)
+    assert printed == [
         "user Why does the write lock time out? ['lock']",
         "agent The second process holds the lock while it waits for the disk. ['lock']",
         "user Then give the lock back first. ['lock']",

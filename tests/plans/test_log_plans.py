@@ -6,9 +6,8 @@ import pytest
 
 from engine.clock import SystemClock
 from engine.options import Options
-from engine.stores.sqlite import Transaction
 from tests.log_home import Process, opened
-from tests.plans.test_turn_plans import planning, scanned
+from tests.plans.planning import planning, scanned
 
 SCANS = {
     'SELECT number, path, "offset", device, inode FROM segments': "once a filling, which has to stat every segment",
@@ -25,15 +24,9 @@ SCANS = {
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     """Statement (white space made even): its plan, for all that filling, asking, bounding and erasing run."""
-    plans = {}
-    patch = pytest.MonkeyPatch()
-    for name in ("rows", "row", "run", "run_many"):
-        patch.setattr(Transaction, name, planning(getattr(Transaction, name), plans, many=name == "run_many"))
-    patch.setattr("engine.projections.log_rows.SITES_MAX", 3)
-    try:
+    with planning() as plans, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.projections.log_rows.SITES_MAX", 3)
         run_all(tmp_path_factory.mktemp("home"))
-    finally:
-        patch.undo()
     return plans
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.stores.sqlite import Transaction
-from tests.plans.test_query_plans import planning, scanned
+from tests.plans.planning import planning, scanned
 from tests.remembering import DAY_MS, Bench, write_both
 
 SCANS = {
@@ -22,14 +21,8 @@ SCANS = {
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     """Statement: its plan, for all that a session with memories runs."""
-    plans = {}
-    patch = pytest.MonkeyPatch()
-    for name in ("rows", "row", "run", "run_many"):
-        patch.setattr(Transaction, name, planning(getattr(Transaction, name), plans, many=name == "run_many"))
-    try:
+    with planning() as plans:
         run_a_session(tmp_path_factory.mktemp("plans") / "home")
-    finally:
-        patch.undo()
     return {statement: plan for statement, plan in plans.items() if "memor" in statement or " jobs" in statement}
 
 

@@ -14,9 +14,9 @@ import pytest
 import engine
 from engine.audit.plan import Step
 from engine.options import Options
-from engine.stores.sqlite import Transaction
 from engine.testing import HomePlan, make_home
 from tests.own import Heads, TokensPerDay
+from tests.plans.planning import planning, scanned
 
 A_SCAN_LOOKS_AT_EVERY_FILE = "once a scan of the home, which asks for the stat of every file"
 COUNTED = "a total of everything, asked for by status or counts=True"
@@ -91,29 +91,11 @@ KEYS = ("created_at", "updated_at", "recency_at")
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     """Statement (white space made even): its plan, for all that a session runs."""
-    plans = {}
-    patch = pytest.MonkeyPatch()
-    for name in ("rows", "row", "run", "run_many"):
-        patch.setattr(Transaction, name, planning(getattr(Transaction, name), plans, many=name == "run_many"))
     home = tmp_path_factory.mktemp("home")
     made = make_home(home, HomePlan(threads=15, seed=1, bytes_max=8_000))
-    try:
+    with planning() as plans:
         run_a_session(home, made)
-    finally:
-        patch.undo()
     return plans
-
-
-def planning(plain, plans, *, many):
-    def run(self, sql, values=()):
-        values = list(values) if many else values
-        statement = " ".join(sql.split())
-        if statement not in plans and (values or not many):
-            bound = values[0] if many else values
-            plans[statement] = [row[3] for row in self._link.connection.execute(f"EXPLAIN QUERY PLAN {sql}", bound)]
-        return plain(self, sql, values)
-
-    return run
 
 
 def run_a_session(home, made):
@@ -209,13 +191,6 @@ def test_the_session_runs_what_there_is_to_plan(planned):
     assert len(planned) > 60
     for beginning in SCANS:
         assert any(statement.startswith(beginning) for statement in planned), f"nothing runs {beginning!r} any more"
-
-
-def scanned(plan):
-    """Steps that go through a table from end to end; the values of a parameter are no table."""
-    return [
-        step for step in plan if step.startswith("SCAN ") and "VIRTUAL TABLE" not in step and "(subquery" not in step
-    ]
 
 
 def test_no_statement_scans_a_table_without_a_reason(planned):

@@ -5,35 +5,17 @@ from __future__ import annotations
 import pytest
 
 from engine.projections.turns import Turns
-from engine.stores.sqlite import Transaction
 from tests.conversing import PARENT, THREAD, Lines, path_of
 from tests.indexing import Indexed, written_home
+from tests.plans.planning import planning, scanned
 
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     """Statement (white space made even): its plan, for all that indexing and paging run."""
-    plans = {}
-    patch = pytest.MonkeyPatch()
-    for name in ("rows", "row", "run", "run_many"):
-        patch.setattr(Transaction, name, planning(getattr(Transaction, name), plans, many=name == "run_many"))
-    try:
+    with planning() as plans:
         run_all(tmp_path_factory.mktemp("home"))
-    finally:
-        patch.undo()
     return plans
-
-
-def planning(plain, plans, *, many):
-    def run(self, sql, values=()):
-        values = list(values) if many else values
-        statement = " ".join(sql.split())
-        if statement not in plans and (values or not many):
-            bound = values[0] if many else values
-            plans[statement] = [row[3] for row in self._link.connection.execute(f"EXPLAIN QUERY PLAN {sql}", bound)]
-        return plain(self, sql, values)
-
-    return run
 
 
 def run_all(home):
@@ -61,12 +43,6 @@ def run_all(home):
     with index.database.write() as transaction:
         Turns().forget(transaction, [path_of()])
     index.close()
-
-
-def scanned(plan):
-    return [
-        step for step in plan if step.startswith("SCAN ") and "VIRTUAL TABLE" not in step and "CONSTANT ROW" not in step
-    ]
 
 
 def test_what_is_run_is_planned(planned):

@@ -20,8 +20,8 @@ from engine.audit.findings import CLASSES
 from engine.audit.lines import NUMBER_TROUBLES_MAX, look
 from engine.events.kinds import KNOWN
 from engine.options import Options
-from engine.stores.files import FileStat
 from engine.testing import make_rollout
+from tests.in_memory import Bytes
 from tests.seeds import (
     AFTERWARDS,
     OTHER,
@@ -206,22 +206,6 @@ def test_an_audit_writes_nothing(untouched, tmp_path):
 
 
 # Lines, one rollout at a time.
-
-
-class Bytes:
-    """A rollout in memory."""
-
-    broken = None
-
-    def __init__(self, data):
-        self.data = data
-        self.stat = FileStat(1, 2, len(data), 3, 4)
-
-    def read_at(self, offset, size):
-        return self.data[offset : offset + max(size, 0)]
-
-    def close(self):
-        pass
 
 
 def numbered(number, type_="world_state", payload="{}"):

@@ -14,7 +14,7 @@ from engine.options import Options
 from engine.projections.fold import Folder
 from engine.projections.registry import THREADS
 from engine.projections.threads import stream_of
-from engine.stores.files import Files, FileStat
+from engine.stores.files import Files
 from engine.stores.rollouts import (
     Block,
     Damage,
@@ -26,6 +26,7 @@ from engine.stores.rollouts import (
     spooled,
 )
 from engine.stores.watermarks import chain_at
+from tests.in_memory import Bytes
 
 GOOD = b'{"timestamp":"x","type":"a","payload":{}}'
 SIZES = st.one_of(st.integers(1, 64), st.just(256 * 1024))
@@ -33,22 +34,6 @@ CONTENT = st.lists(
     st.one_of(st.sampled_from([b"", b"\r", b"a", b"\0\0", b"\xe2\x80\xa8", b"\xff", GOOD]), st.binary(max_size=90)),
     max_size=12,
 ).map(b"\n".join)
-
-
-class Bytes:
-    """A rollout in memory."""
-
-    broken = None
-
-    def __init__(self, data):
-        self.data = data
-        self.stat = FileStat(1, 2, len(data), 3, 4)
-
-    def read_at(self, offset, size):
-        return self.data[offset : offset + max(size, 0)]
-
-    def close(self):
-        pass
 
 
 class Counting(Files):

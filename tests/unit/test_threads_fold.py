@@ -14,7 +14,7 @@ from engine.projections.fold import Folder
 from engine.projections.projection import Stream
 from engine.projections.registry import THREADS
 from engine.projections.threads import COLUMNS, stream_of, thread_row
-from engine.stores.files import FileStat
+from tests.in_memory import Bytes
 
 ID = "01a20464-403f-7170-9722-7a9790eef98c"
 OTHER = "01a20464-0000-7000-8000-000000000001"
@@ -24,22 +24,6 @@ NAMED_MS = 1795370008000
 """2026-11-22T17:53:28Z, the time in the file's name read as UTC."""
 T0 = 1795370008700
 """When the made conversations begin: 2026-11-22T17:53:28.700Z."""
-
-
-class Bytes:
-    """A rollout in memory."""
-
-    broken = None
-
-    def __init__(self, data):
-        self.data = data
-        self.stat = FileStat(1, 2, len(data), 3, 4)
-
-    def read_at(self, offset, size):
-        return self.data[offset : offset + max(size, 0)]
-
-    def close(self):
-        pass
 
 
 def at(seconds):
