@@ -318,6 +318,7 @@ def record_outcome(parts: MemoryParts, job: Job, outcome: str, **fields: Any) ->
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line, without secrets."""
-    said = " ".join(str(error).split())
+    """An error in one line, with what to do where it says that, without secrets."""
+    hint = error.hint if isinstance(error, EngineError) else ""
+    said = " ".join(f"{error} {hint}".split())
     return redact(f"{type(error).__name__}: {said}" if said else type(error).__name__)[:_REASON_CHARS_MAX]

@@ -6,7 +6,6 @@ model anything. The application brings an extractor and a consolidator; without 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,18 +15,12 @@ from engine.errors import EngineError, InvalidRequest, ReadOnlyHome, StoreUnavai
 from engine.memories import artifacts, folder, offline, outputs
 from engine.memories.budget import Counter, cut_middle, estimate_tokens
 from engine.memories.citations import Citation, parse_citations
-from engine.memories.contract import ExtractRequest
+from engine.memories.contract import ConsolidateRequest, ExtractRequest
 from engine.memories.extensions import Resource, SyncedExtension, sync_extension
 from engine.memories.parts import CONSOLIDATE, EXTRACT, MemoryParts, Show
 from engine.memories.phase1 import Extracting, ExtractReport
-from engine.memories.phase2 import (
-    ConsolidateReport,
-    ConsolidateRequest,
-    Consolidating,
-    drop_work,
-    folder_lock,
-    workspace_of,
-)
+from engine.memories.phase2 import ConsolidateReport, Consolidating
+from engine.memories.place import drop_work, folder_lock, workspace_of
 from engine.projections import memories, memory_facts, thread_facts
 from engine.projections.catchup import Partial
 from engine.projections.memories import Consolidated, Coverage, Limits, Memory
@@ -52,6 +45,7 @@ class FailedThread(Struct, frozen=True):
 class MemoryStatus(Struct, frozen=True, kw_only=True):
     """How the memories of a home stand. `to_forget` are threads that the next consolidation has to leave out.
 
+    Without `has_jobs` the database of jobs cannot be opened: who is at work is not known, and nothing can be made.
     `partial` is None where the rows cover every file.
     """
 
@@ -63,12 +57,17 @@ class MemoryStatus(Struct, frozen=True, kw_only=True):
     consolidating: list[Running]
     to_forget: list[str]
     is_ready: bool
+    has_jobs: bool
     partial: Partial | None
 
 
 class RunReport(Struct, kw_only=True):
-    """What a run did: how many memories were pruned, and each phase; None for one that was left out."""
+    """What a run did: how many memories were pruned, and each phase; None for one that was left out.
 
+    `root` is the folder of memories.
+    """
+
+    root: str
     pruned: int
     extracted: ExtractReport | None
     consolidated: ConsolidateReport | None
@@ -132,7 +131,7 @@ class Memories:
                 allow_mass_deletion=allow_mass_deletion,
                 show=progress,
             ).run()
-        return RunReport(pruned=pruned, extracted=extracted, consolidated=consolidated)
+        return RunReport(root=parts.root, pruned=pruned, extracted=extracted, consolidated=consolidated)
 
     def status(self) -> MemoryStatus:
         """How many threads have a memory, which failed and why, and how the last consolidation went."""
@@ -147,7 +146,8 @@ class Memories:
             )
         )
         failed = {each.thread_id: FailedThread(each.thread_id, each.reason, None, for_good=True) for each in gone_wrong}
-        tried = parts.jobs.failed(EXTRACT)
+        jobs = parts.found_jobs
+        tried = [] if jobs is None else jobs[0].failed(EXTRACT)
         ended, _ = parts.fresh.ask(lambda transaction: memories.sources_of(transaction, [job.key for job in tried]))
         for job in tried:
             if ended.get(job.key, -1) >= job.watermark:
@@ -157,9 +157,10 @@ class Memories:
             root=parts.root,
             coverage=coverage,
             failed=list(failed.values()),
-            running=parts.jobs.running(EXTRACT),
+            running=[] if jobs is None else jobs[0].running(EXTRACT),
             consolidated=consolidated,
-            consolidating=parts.global_jobs.running(CONSOLIDATE),
+            consolidating=[] if jobs is None else jobs[1].running(CONSOLIDATE),
+            has_jobs=jobs is not None,
             to_forget=to_forget,
             is_ready=outputs.is_valid(parts.root, parts.limits, parts.files),
             partial=partial,
@@ -324,14 +325,12 @@ class Memories:
         """Forget every memory and empty the folder. Threads and their memory modes stay; so recent threads are extracted anew.
 
         Whoever extracts or consolidates meanwhile loses its job, and what it writes is no effect. Raises `WorkspaceForeign`
-        before anything is done where the folder is a link.
+        before anything is done where the folder is a link or another program's.
         """
         parts = self._parts
         with folder_lock(parts):
             workspace = workspace_of(parts)
             workspace.ensure_folder()
-            if parts.files.kind(f"{parts.root}/.git", op="memories.reset") is not None:
-                workspace.ensure()  # refuses a repository that is not ours
             known, _ = parts.fresh.ask(memories.consolidated)
             newest = max(known.generation, known.reset_generation, workspace.generation, parts.clock.wall_ms())
             for jobs, kind in ((parts.jobs, EXTRACT), (parts.global_jobs, CONSOLIDATE)):
@@ -339,9 +338,9 @@ class Memories:
             parts.decisions.record(memory_facts.RESET, None, generation=newest + 1)
             parts.jobs.forget(EXTRACT)
             parts.global_jobs.forget(CONSOLIDATE)
-            parts.files.remove(f"{parts.home.state}/memories.json", op="memories.reset")
+            workspace.drop_list()
             drop_work(parts)
-            folder.clear(parts.root, parts.files)
+            folder.clear(workspace, parts.files)
 
     def forget(self, thread_ids: Sequence[str]) -> tuple[int, int]:
         """Take the texts of threads that are being erased out of the folder and its baseline; how many files, and bytes.
@@ -351,14 +350,27 @@ class Memories:
         if self._found is None:
             return 0, 0
         parts = self._parts
-        with contextlib.suppress(EngineError):
-            parts.jobs.forget(EXTRACT, thread_ids)
         workspace = workspace_of(parts)
-        if not workspace.is_ours:  # there is none, or another program keeps it
+        if not workspace.is_ours:
             return 0, 0
         with folder_lock(parts):
             drop_work(parts)
             return folder.forget(workspace, thread_ids, parts.files)
+
+    def forget_jobs(self, thread_ids: Sequence[str]) -> int:
+        """Take what is noted of work on threads that are being erased out of the database of jobs; how many rows.
+
+        Raises `StoreUnavailable` where that cannot be opened, and what a busy one raises.
+        """
+        if self._found is None:
+            return 0
+        parts = self._parts
+        if parts.found_jobs is None:
+            raise StoreUnavailable(
+                f"{thread_ids[-1]} is erased but for its row in the database of jobs, which cannot be opened.",
+                hint="Run `rolloutdb audit` to see what is wrong with it; the erasure is finished once the home opens with it.",
+            )
+        return parts.jobs.erase(EXTRACT, thread_ids)
 
     def _known(self, thread_id: str) -> str:
         """The id of a thread that is there."""
@@ -374,21 +386,13 @@ class Memories:
         return thread_id.lower()
 
 
-def unavailable(path: str, *, is_writable: bool) -> Memories:
-    """The memories of a home that cannot have any now."""
-    if not is_writable:
-        return Memories(
-            None,
-            ReadOnlyHome(
-                f"The home {path} cannot be written, so it has no memories of its own.",
-                hint="Name a folder for the engine's own files with --state-dir.",
-            ),
-        )
+def unavailable(path: str) -> Memories:
+    """The memories of a home that cannot be written."""
     return Memories(
         None,
-        StoreUnavailable(
-            f"The database of jobs of {path} cannot be opened.",
-            hint="Run `rolloutdb audit`; it says what is wrong with it.",
+        ReadOnlyHome(
+            f"The home {path} cannot be written, so it has no memories of its own.",
+            hint="Name a folder for the engine's own files with --state-dir.",
         ),
     )
 

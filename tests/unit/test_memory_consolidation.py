@@ -8,10 +8,11 @@ import threading
 
 import pytest
 
-from engine.errors import InvalidRequest, LeaseLost, WorkspaceForeign
+from engine.errors import InvalidRequest, LeaseLost, StoreUnavailable, WorkspaceForeign
 from engine.memories.extensions import Resource
 from engine.memories.parts import CONSOLIDATE
 from engine.memories.phase2 import Consolidating
+from engine.projections.thread_facts import unfinished_erasures
 from engine.stores.jobs import Wanted
 from engine.stores.workspace import changes_between
 from tests.remembering import DAY_MS, HOUR_MS, Bench, put, write_both
@@ -552,17 +553,69 @@ def test_r12_the_first_layout_is_taken_over_once_and_buckets_are_left_alone(benc
     assert (bench.root / "0123456789abcdef/memory/MEMORY.md").exists()
 
 
-def test_a_folder_of_another_program_is_left_alone_and_memories_can_be_kept_elsewhere(tmp_path):
-    bench = Bench(tmp_path / "home")
-    remembered(bench)
+def theirs(bench):
+    """Another program keeps its memories, and a baseline of its own, in the home; all that is there."""
     put(str(bench.root), ".git/HEAD", "ref: refs/heads/master\n")
     put(str(bench.root), "MEMORY.md", "theirs")
+    os.symlink("/nowhere", bench.root / "link")
+    return tree(bench.root)
+
+
+def tree(root):
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in sorted(root.rglob("*"))
+    }
+
+
+def test_where_another_program_keeps_its_memories_ours_are_beside_the_engine_s_own_files(bench):
+    there = theirs(bench)
+    (thread,) = remembered(bench)
+    assert bench.consolidated().status == "succeeded"
+    own = bench.path / "engine/memories"
+    assert bench.memories.status().root == str(own)
+    assert f"sum {thread}" in next((own / "rollout_summaries").iterdir()).read_text()
+    assert tree(bench.root) == there
+    shutil.rmtree(bench.root)  # the other program is gone: what was begun there stays there
+    bench.reopen()
+    assert bench.memories.status().root == str(own)
+    bench.rest(COOLDOWN_MS)
+    assert bench.consolidated().status == "unchanged"
+    receipt = bench.engine.threads.erase(thread, grace_s=None)
+    assert next(each.removed for each in receipt.stores if each.store == "memories") == 2
+    bench.memories.reset()
+    assert os.listdir(own) == []
+    assert not (bench.path / "engine/own_memories.json").exists()
+
+
+def test_a_folder_that_another_program_took_over_is_left_alone_and_the_error_says_what_to_do(bench):
+    (thread,) = remembered(bench)
+    bench.consolidated()
+    shutil.rmtree(bench.root)
+    there = theirs(bench)
+    bench.reopen()
+    bench.rest(COOLDOWN_MS)
     report = bench.consolidated()
-    assert (report.status, "WorkspaceForeign" in report.reason) == ("failed", True)
-    assert sorted(os.listdir(bench.root)) == [".git", "MEMORY.md"]
-    with pytest.raises(WorkspaceForeign):
+    own = bench.path / "engine/memories"
+    assert (report.status, f"make the folder {own}" in report.reason) == ("failed", True)
+    with pytest.raises(WorkspaceForeign) as refused:
         bench.memories.reset()
-    assert bench.file("MEMORY.md") == "theirs"
+    assert f"make the folder {own}" in refused.value.hint
+    with pytest.raises(WorkspaceForeign):
+        bench.memories.sync_extension("web", "read", [])
+    assert tree(bench.root) == there
+    own.mkdir()
+    bench.reopen()
+    bench.rest(HOUR_MS)
+    report = bench.consolidated()
+    assert (report.status, report.baseline) == ("succeeded", "made")
+    assert thread in (own / "raw_memories.md").read_text()
+    assert tree(bench.root) == there
+
+
+def test_with_a_state_folder_elsewhere_memories_are_there(tmp_path):
+    bench = Bench(tmp_path / "home")
+    there = theirs(bench)
+    bench.thread()
     bench.close()
     from tests.writing import opened
 
@@ -571,7 +624,65 @@ def test_a_folder_of_another_program_is_left_alone_and_memories_can_be_kept_else
         e.memories.put(thread, trace_summary="r", memory_summary="s")
         assert e.memories.run(extracting=False).consolidated.status == "succeeded"
     assert (tmp_path / "state/memories/MEMORY.md").exists()
-    assert sorted(os.listdir(bench.root)) == [".git", "MEMORY.md"]
+    assert tree(bench.root) == there
+
+
+def test_an_erasure_reaches_the_folder_though_its_baseline_was_lost(bench):
+    keep, gone = remembered(bench, 2)
+    bench.consolidated()
+    shutil.rmtree(bench.root / ".git")
+    receipt = bench.engine.threads.erase(gone, grace_s=None)
+    assert next(each.removed for each in receipt.stores if each.store == "memories") == 2
+    assert gone not in bench.file("raw_memories.md")
+    assert keep in bench.file("raw_memories.md")
+    assert len(os.listdir(bench.root / "rollout_summaries")) == 1
+
+
+def test_an_erasure_without_the_database_of_jobs_takes_all_else_says_so_and_is_finished_later(bench):
+    """It left the folder of memories as it was, and said that all was erased."""
+    keep, gone = remembered(bench, 2)
+    bench.memories.put(gone, trace_summary="canary-raw", memory_summary="canary-sum")
+    bench.consolidated(
+        lambda request: (put(request.root, "MEMORY.md", "m"), put(request.root, "memory_summary.md", "v1"))
+    )
+    failing = bench.thread("x")
+    bench.rest()
+
+    def fail(request):
+        raise ValueError("canary-error")
+
+    assert bench.extracted(extract=fail, exclude=[keep, gone]).failed == [(failing, "ValueError: canary-error")]
+    bench.engine.close()
+    jobs = bench.path / "engine/jobs_1.sqlite"
+    jobs.rename(bench.path / "engine/away")
+    jobs.mkdir()  # no database can be opened there
+    bench.reopen()
+    assert bench.memories.status().has_jobs is False
+    assert bench.memories.get(gone).raw_memory == "canary-raw"
+    for thread in (gone, failing):
+        with pytest.raises(StoreUnavailable, match="erased but for its row in the database of jobs"):
+            bench.engine.threads.erase(thread, grace_s=None)
+    assert not [path for path in holding(bench.path, b"canary") if path.name != "away"]
+    with pytest.raises(StoreUnavailable):
+        bench.run()
+    bench.reopen()  # still not
+    assert not [path for path in holding(bench.path, b"canary") if path.name != "away"]
+    bench.engine.close()
+    jobs.rmdir()
+    (bench.path / "engine/away").rename(jobs)
+    bench.reopen()
+    with bench.memories._parts.jobs._database.read() as transaction:
+        assert transaction.row("SELECT count(*) FROM jobs WHERE job_key IN (?, ?)", (gone, failing)) == (0,)
+    with bench.engine._database.read() as transaction:
+        assert unfinished_erasures(transaction) == []
+    bench.engine.close()
+    assert holding(bench.path, b"canary") == []
+    bench.reopen()
+
+
+def holding(root, word):
+    """The files below a folder in which this stands."""
+    return [path for path in root.rglob("*") if path.is_file() and word in path.read_bytes()]
 
 
 def test_f6_a_folder_in_the_place_of_a_file_fails_and_pauses(bench):
@@ -702,12 +813,12 @@ class Killed(BaseException):
 STEPS = {
     "1 claim": ("_prepare", "before"),
     "2 prepare": ("_synced", "before"),
-    "5 sync": ("_copied", "before"),
+    "5 sync": ("copied", "before"),
     "7 diff file": ("_call", "before"),
     "8 consolidating": ("consolidator", "half"),
     "8 done": ("_checked", "before"),
     "plan": ("_carry_out", "before"),
-    "taking": ("_take", "second"),
+    "taking": ("take", "second"),
     "taken": ("reset", "before"),
     "H6 baseline": ("_record", "before"),
     "H7 recorded": ("complete", "before"),
@@ -764,10 +875,11 @@ def half_then_die(request):
 def kill_at(bench, monkeypatch, name, how):
     if name == "consolidator":
         return
+    from engine.memories import inputs, plan
     from engine.stores.workspace import Workspace
 
     jobs = bench.memories._parts.global_jobs
-    owner = Workspace if name == "reset" else type(jobs) if name == "complete" else Consolidating
+    owner = {"reset": Workspace, "complete": type(jobs), "take": plan, "copied": inputs}.get(name, Consolidating)
     real, calls = getattr(owner, name), []
 
     def killed(self, *arguments, **named):

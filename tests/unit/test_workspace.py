@@ -234,10 +234,11 @@ def test_a_repository_that_is_not_ours_is_never_touched(bench, kind):
         (bench.root / ".git").write_text(f"gitdir: {other}\n")
     else:
         (bench.root / ".git").symlink_to(other)
+    (bench.root / "a link").symlink_to(other)
     before = sorted(os.listdir(bench.root)), sorted(os.listdir(other))
-    bench.workspace.ensure_folder()
-    with pytest.raises(WorkspaceForeign):
-        bench.workspace.ensure()
+    for call in (bench.workspace.ensure_folder, bench.workspace.ensure):
+        with pytest.raises(WorkspaceForeign):
+            call()
     assert (sorted(os.listdir(bench.root)), sorted(os.listdir(other))) == before
 
 
