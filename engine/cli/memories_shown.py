@@ -88,7 +88,7 @@ def _show_coverage(console: Console, found: MemoryStatus) -> None:
 
 
 def _show_last(console: Console, found: MemoryStatus) -> None:
-    from engine.cli.tables import ago
+    from engine.cli import tables
     from engine.clock import SystemClock
 
     now_ms = SystemClock().wall_ms()
@@ -99,9 +99,10 @@ def _show_last(console: Console, found: MemoryStatus) -> None:
         say(console, "Nothing was consolidated yet.")
     else:
         why = f": {output.plain(last.reason)}" if last.reason else ""
-        say(console, f"The last consolidation {last.outcome} ({ago(last.at_ms, now_ms)}){why}.")
+        say(console, f"The last consolidation {last.outcome} ({tables.ago(last.at_ms, now_ms)}){why}.")
     if last.selected:
-        say(console, f"{len(last.selected)} memories are in {output.plain(found.root)}.")
+        size = tables.size(found.storage_bytes)
+        say(console, f"{len(last.selected)} memories are in {output.plain(found.root)} ({size}).")
     if found.to_forget:
         say(console, f"{len(found.to_forget)} threads are to be forgotten by the next consolidation.")
 

@@ -26,6 +26,7 @@ from engine.projections.memories import Memory
 RAW_TOKENS_MAX = 75_000
 SUMMARY_TOKENS_MAX = 15_000
 _SLUG_CHARS_MAX = 200
+PIECE_BYTES_MAX = 8_900
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -64,7 +65,10 @@ _FENCE = re.compile(r"\A\s*```[a-zA-Z]*[ \t]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 
 
 class ExtractRequest(Struct, frozen=True, kw_only=True):
-    """One conversation to be extracted. `text` is a JSON array of its items, redacted, of at most `tokens_max` tokens."""
+    """One conversation to be extracted. `text` is a JSON array of its items, redacted, of at most `tokens_max` tokens.
+
+    With `MemoryOptions.keeps` at `evidence` each item says in `evidence` what it is.
+    """
 
     thread_id: str
     rollout_path: str
@@ -77,6 +81,25 @@ class ExtractRequest(Struct, frozen=True, kw_only=True):
     source_updated_at_ms: int
     instructions: str = INSTRUCTIONS
     schema: dict[str, Any] = msgspec.field(default_factory=lambda: SCHEMA)
+
+    def pieces(self, bytes_max: int = PIECE_BYTES_MAX) -> list[str]:
+        """The text in pieces of at most so many bytes of UTF-8, for models that bound a message; together they are the text.
+
+        A piece holds one character at least, so it may be larger where `bytes_max` is less than 4.
+        """
+        pieces: list[str] = []
+        data, at = self.text.encode(), 0
+        while at < len(data):
+            end = at + max(bytes_max, 1)
+            while at < end < len(data) and data[end] & 0xC0 == 0x80:
+                end -= 1
+            if end == at:
+                end += 1
+                while end < len(data) and data[end] & 0xC0 == 0x80:
+                    end += 1
+            pieces.append(data[at:end].decode())
+            at = end
+        return pieces
 
 
 class Extraction(Struct, frozen=True, kw_only=True):

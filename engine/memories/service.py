@@ -21,6 +21,7 @@ from engine.memories.parts import CONSOLIDATE, EXTRACT, MemoryParts, Show
 from engine.memories.phase1 import Extracting, ExtractReport
 from engine.memories.phase2 import ConsolidateReport, Consolidating
 from engine.memories.place import drop_work, folder_lock, workspace_of
+from engine.memories.tools import Reading, Tool, resolve
 from engine.projections import memories, memory_facts, thread_facts
 from engine.projections.catchup import Partial
 from engine.projections.memories import Consolidated, Coverage, Limits, Memory
@@ -46,6 +47,7 @@ class MemoryStatus(Struct, frozen=True, kw_only=True):
     """How the memories of a home stand. `to_forget` are threads that the next consolidation has to leave out.
 
     Without `has_jobs` the database of jobs cannot be opened: who is at work is not known, and nothing can be made.
+    `storage_bytes` is what the files in `root` take, its baseline not counted; 0 where the folder is another program's.
     `partial` is None where the rows cover every file.
     """
 
@@ -58,19 +60,21 @@ class MemoryStatus(Struct, frozen=True, kw_only=True):
     to_forget: list[str]
     is_ready: bool
     has_jobs: bool
+    storage_bytes: int
     partial: Partial | None
 
 
 class RunReport(Struct, kw_only=True):
     """What a run did: how many memories were pruned, and each phase; None for one that was left out.
 
-    `root` is the folder of memories.
+    `root` is the folder of memories. `held_back` tells that the guard said no.
     """
 
     root: str
     pruned: int
     extracted: ExtractReport | None
     consolidated: ConsolidateReport | None
+    held_back: bool = False
 
 
 class Memories:
@@ -101,16 +105,20 @@ class Memories:
         now: bool = False,
         allow_mass_deletion: bool = False,
         counter: Counter = estimate_tokens,
+        guard: Callable[[], Any] | None = None,
         progress: Show | None = None,
     ) -> RunReport:
         """Prune, extract what has been quiet for a while, consolidate if that changed something.
 
         Both functions may be coroutine functions; without one the rules of `engine.memories.offline` are used. `limit` is
         how many threads are extracted at most, `exclude` those that are not (the one that goes on now). `now` does not wait for
-        the cooldown. Any number of processes may run it at once. Raises `ReadOnlyHome`, `StoreError`, `WorkspaceForeign`.
+        the cooldown. `guard` is asked once whether there is room for calls now (`engine.memories.guard.has_room`): with a false
+        answer neither is made. Any number of processes may run it at once. Raises `ReadOnlyHome`, `StoreError`.
         """
         parts = self._parts
         pruned = self.prune()
+        if guard is not None and not guard():
+            return RunReport(root=parts.root, pruned=pruned, extracted=None, consolidated=None, held_back=True)
         extracted = None
         if extracting:
             extracted = Extracting(
@@ -153,6 +161,7 @@ class Memories:
             if ended.get(job.key, -1) >= job.watermark:
                 continue  # it was given a memory since, or its process ended just behind the record
             failed.setdefault(job.key, FailedThread(job.key, job.last_error, job.attempts, for_good=False))
+        workspace = workspace_of(parts)
         return MemoryStatus(
             root=parts.root,
             coverage=coverage,
@@ -161,6 +170,7 @@ class Memories:
             consolidated=consolidated,
             consolidating=[] if jobs is None else jobs[1].running(CONSOLIDATE),
             has_jobs=jobs is not None,
+            storage_bytes=0 if workspace.repository == "foreign" else workspace.size(),
             to_forget=to_forget,
             is_ready=outputs.is_valid(parts.root, parts.limits, parts.files),
             partial=partial,
@@ -290,24 +300,32 @@ class Memories:
     def read(self, path: str) -> str | None:
         """A file of the folder of memories, or None where it is not there. Raises `InvalidRequest` for a path out of it."""
         parts = self._parts
-        names = path.split("/")
-        if path.startswith("/") or any(not name or name.startswith(".") for name in names):
-            raise InvalidRequest(f"{path!r} is no path of a memory.", hint="Give one below the folder, like MEMORY.md.")
-        where = parts.root
-        for name in names:
-            where = f"{where}/{name}"
-            if parts.files.kind(where, op="memories.read") not in ("folder", "file"):
-                return None
-        if parts.files.kind(where, op="memories.read") != "file":
+        where = resolve(parts.root, path, parts.files) if path else None
+        if where is None or parts.files.kind(where, op="memories.read") != "file":
             return None
         data = parts.files.read_all(where, bytes_max=_SHOWN_BYTES_MAX, op="memories.read")
         return None if data is None else data.decode("utf-8", "replace")
 
-    def add_note(self, text: str, *, slug: str = "note") -> str:
-        """A note for the next consolidation: what to remember, to change or to forget. Its path in the folder."""
+    def tools(self) -> tuple[Tool, ...]:
+        """What a model may be given to look at memories by itself; nothing unless `MemoryOptions.tools` says so."""
         parts = self._parts
-        at = parts.clock.timestamp()[:19].replace(":", "-")
-        return folder.add_note(parts.root, f"{at}-{slug}.md", text, files=parts.files)
+        if not parts.limits.tools:
+            return ()
+
+        return Reading(parts.root, parts.files, self._add_note).tools()
+
+    def add_note(self, text: str, *, slug: str = "note") -> str:
+        """A note for the next consolidation: what to remember, to change or to forget. Its path in the folder.
+
+        Raises `InvalidRequest`, `WorkspaceForeign`.
+        """
+        at = self._parts.clock.timestamp()[:19].replace(":", "-")
+        return self._add_note(f"{at}-{slug}.md", text)
+
+    def _add_note(self, name: str, text: str) -> str:
+        parts = self._parts
+        workspace_of(parts).refuse_foreign()
+        return folder.add_note(parts.root, name, text, files=parts.files)
 
     def sync_extension(self, name: str, instructions: str, resources: Sequence[Resource]) -> SyncedExtension:
         """Make what another source keeps among the memories what it has now; see `engine.memories.extensions`.

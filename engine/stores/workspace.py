@@ -114,7 +114,7 @@ class Workspace:
             raise WorkspaceUnusable(
                 f"The folder of memories {self.root} is a {kind}.", hint="Move it away.", path=self.root
             )
-        self._refuse_foreign()
+        self.refuse_foreign()
         self._files.ensure_folder(self.root, op="workspace.root")
         return self._remove_links(self.root, 0)
 
@@ -133,7 +133,7 @@ class Workspace:
 
     def ensure(self) -> Ensured:
         """A baseline that can be read. Raises `WorkspaceForeign` where there is a repository that is not ours."""
-        self._refuse_foreign()
+        self.refuse_foreign()
         self._drop_leftovers()
         stored = self._load_manifest()
         if self.repository == "ours":
@@ -169,6 +169,23 @@ class Workspace:
                 found[path] = entry
                 self._check_count(len(found))
         return found
+
+    def size(self) -> int:
+        """The bytes of the files that are memories: neither the baseline's, nor links, nor what is hidden."""
+        return sum(self._sizes(self.root, 0)) if self._files.kind(self.root, op="workspace.root") == "folder" else 0
+
+    def _sizes(self, folder: str, deep: int) -> Iterator[int]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for entry in self._files.scan(folder, op="workspace.scan"):
+                if self._is_seen(entry.name, deep):
+                    if entry.stat is not None:
+                        yield entry.stat.size
+                    elif entry.kind == "folder" and deep < _DEEP_MAX:
+                        yield from self._sizes(f"{folder}/{entry.name}", deep + 1)
+
+    def _is_seen(self, name: str, deep: int) -> bool:
+        """Whether a file or folder of this name counts, so deep in the folder."""
+        return name != _GIT and (deep > 0 or not (name.startswith(_OURS_BESIDE) or self._hidden(name)))
 
     def capture(self, target: str, known: State | None = None) -> tuple[dict[bytes, Entry], set[bytes]]:
         """The same, with every content stored and copied below `target`, all of one reading of each file.
@@ -252,6 +269,15 @@ class Workspace:
             return "ours"
         return "none" if kind is None or (kind == "folder" and self._is_empty(self._baseline.path)) else "foreign"
 
+    def refuse_foreign(self) -> None:
+        """Raises `WorkspaceForeign` where there is a repository that is not ours."""
+        if self.repository == "foreign":
+            raise WorkspaceForeign(
+                f"{self._baseline.path} is a repository that rolloutdb did not make; nothing was touched.",
+                hint=self._way_out("Move that repository away"),
+                path=self._baseline.path,
+            )
+
     @property
     def was_ours(self) -> bool:
         """Whether there ever was a baseline of ours, as far as is known."""
@@ -265,14 +291,6 @@ class Workspace:
     def drop_list(self) -> None:
         """Forget what the baseline held, for a folder that is emptied."""
         self._files.remove(self._manifest, op="workspace.manifest")
-
-    def _refuse_foreign(self) -> None:
-        if self.repository == "foreign":
-            raise WorkspaceForeign(
-                f"{self._baseline.path} is a repository that rolloutdb did not make; nothing was touched.",
-                hint=self._way_out("Move that repository away"),
-                path=self._baseline.path,
-            )
 
     def _way_out(self, otherwise: str) -> str:
         if self._elsewhere is None:
@@ -303,7 +321,7 @@ class Workspace:
         """Every regular file, by path, in the order of names."""
         folder = f"{root}/{os.fsdecode(above)}" if above else root
         for entry in sorted(self._scan(folder), key=lambda each: os.fsencode(each.name)):
-            if entry.name == _GIT or (deep == 0 and (entry.name.startswith(_OURS_BESIDE) or self._hidden(entry.name))):
+            if not self._is_seen(entry.name, deep):
                 continue
             path = above + os.fsencode(entry.name)
             if entry.kind == "file":

@@ -318,6 +318,19 @@ def test_a_large_file_is_known_by_its_digest(tmp_path):
     assert bench.statuses() == [("M", b"large")]
 
 
+def test_w10_the_size_counts_nested_files_and_neither_the_baseline_nor_links(bench):
+    assert bench.workspace.size() == 0
+    bench.ready()
+    bench.write("a", b"x" * 5)
+    bench.write("b/c/d", b"x" * 7)
+    bench.write("b/.git/config", b"x" * 11)
+    bench.write("hidden/e", b"x" * 13)
+    (bench.root / "b/up").symlink_to(bench.root)
+    (bench.root / "link").symlink_to(bench.root / "a")
+    bench.settle()
+    assert bench.workspace.size() == 12
+
+
 def test_more_files_than_memories_are_refused(tmp_path):
     bench = Bench(tmp_path, files_max=3)
     bench.ready()
