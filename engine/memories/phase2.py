@@ -282,9 +282,14 @@ class Consolidating:
 
     def _failed(self, job: Job, error: Exception) -> None:
         reason = reason_of(error)
-        with contextlib.suppress(LeaseLost, StoreError):
+        try:
             self._parts.global_jobs.confirm(job)
             self._record(job.generation, memory_facts.FAILED, reason=reason)
+        except LeaseLost as lost:  # whoever took over removed the copy, so it had to fail
+            self._end("lost", lost.message)
+            return
+        except StoreError:
+            pass  # the job's row keeps the reason
         self._parts.global_jobs.fail(job, reason, pause_ms=self._parts.limits.retry_s * 1000)
         with contextlib.suppress(EngineError, OSError), self._locked():
             if not plans.is_saved(self._own_work(job), self._files):  # what was decided is finished by the next run
