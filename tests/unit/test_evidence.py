@@ -151,6 +151,18 @@ def test_whatever_is_said_it_is_json_within_the_bound_and_counts_what_is_missing
     assert fitted.left_out == len(items) - sum(isinstance(each, dict) for each in shown)
 
 
+def test_a_counter_that_finds_more_in_the_whole_than_in_its_parts_is_obeyed():
+    def count(text):
+        return len(text) ** 2 // 50
+
+    items = [message("user", f"{number} " + "w " * 20) for number in range(12)]
+    fitted = fit(gather(items, 100_000), 8_000, count)
+    assert count(fitted.text) <= 8_000
+    shown = [each for each in json.loads(fitted.text) if isinstance(each, dict)]
+    assert shown[-1]["content"][0]["text"].startswith("11 ")
+    assert fitted.left_out == 12 - len(shown)
+
+
 def test_a_conversation_of_any_length_takes_memory_for_what_may_matter_alone():
     tracemalloc.start()
     try:
@@ -205,21 +217,24 @@ def test_p12_pieces_are_the_text_whatever_its_characters(text, bytes_max):
     assert all(each and (len(each.encode()) <= bytes_max or len(each) == 1) for each in pieces)
 
 
+SECRETS = ("sk-" + "a1B2c3D4" * 5 + " ") * 10_000
+"""So many that any cut is inside of one: what a cut left of it would be too short to be known for one."""
+
+
 @pytest.mark.parametrize("keeps", ["ends", "evidence"])
 def test_p13_a_secret_at_the_place_of_a_cut_is_redacted_before_it(tmp_path, keeps):
     bench = Bench(tmp_path / "home", keeps=keeps, tokens_max=2_000)
-    secret = "sk-" + "a1B2c3D4" * 400
-    bench.thread("begin " + "word " * 3_000 + secret + " word" * 3_000 + " end")
+    bench.thread(SECRETS)
     bench.rest()
     bench.extracted()
-    assert "tokens truncated" in bench.asked[0].text
-    assert "a1B2c3D4" not in bench.asked[0].text
+    assert "truncated" in bench.asked[0].text
+    assert "REDACTED" in bench.asked[0].text
+    assert "a1" not in bench.asked[0].text
     bench.close()
 
 
 def test_p13_a_summary_that_is_too_long_is_redacted_and_then_cut():
-    secret = "ghp_" + "A1b2C3d4" * 4_000
-    found = read_answer({"raw_memory": "r", "rollout_summary": "word " * 50_000 + secret + " word" * 50_000})
+    found = read_answer({"raw_memory": "r", "rollout_summary": SECRETS})
     assert "tokens truncated" in found.rollout_summary
-    assert "A1b2C3d4" not in found.rollout_summary
+    assert "a1" not in found.rollout_summary
     assert estimate_tokens(found.rollout_summary) < 16_000

@@ -809,7 +809,10 @@ def test_f6_a_folder_in_the_place_of_a_file_fails_and_pauses(bench):
 def test_r7_r8_r10_me08_a_reset_forgets_everything_but_threads_and_modes(bench):
     threads = remembered(bench, 2)
     bench.engine.threads.set_memory_mode(threads[0], "disabled")
-    bench.consolidated()
+    bench.rest()
+    bench.thread("later")
+    bench.rest()
+    assert bench.run().extracted.claimed == 1
     bench.memories.record_usage(threads)
     bench.memories.reset()
     assert os.listdir(bench.root) == []
@@ -823,7 +826,7 @@ def test_r7_r8_r10_me08_a_reset_forgets_everything_but_threads_and_modes(bench):
         bench.reopen()
     bench.rest()
     report = bench.run()
-    assert report.extracted.succeeded == 1
+    assert report.extracted.succeeded == 2
     assert report.consolidated.status == "succeeded"
 
 
@@ -944,6 +947,7 @@ def test_r9_ready_is_a_summary_that_is_there_and_the_most_threads_that_were_ever
     assert ready() == (2, False)
     (bench.root / "away").rename(bench.root / "memory_summary.md")
     bench.engine.threads.erase(threads[0], grace_s=None)
+    assert bench.consolidated().selected == 1
     assert ready() == (2, True)
     bench.memories.reset()
     assert ready() == (0, False)
