@@ -3,8 +3,8 @@
 An erasure is announced in the journal before the first byte goes and noted as done after the last, and every step can be
 done twice; one that was cut short is finished when the home is opened. The steps: rollouts to the trash or away, what the
 folder of memories holds of the thread, its records in the journal and its names in `session_index.jsonl` filled over, its
-log records blanked, what lies in quarantine removed, rows and facts removed and the databases written anew, so that no free
-page keeps what was in them. A thread that others go on from is erased only together with them.
+log records blanked, what lies in quarantine removed, rows, facts and jobs removed and the databases written anew, so that no
+free page keeps what was in them. A thread that others go on from is erased only together with them.
 
 The locks of all of these threads are taken first. Files are removed, not overwritten: what the medium keeps of them is its
 own affair.
@@ -92,7 +92,8 @@ class Eraser:
     def erase(self, thread_id: str, *, include_children: bool = False, grace_s: int | None = GRACE_S) -> Receipt:
         """Take a thread out of every store; with `grace_s` its rollouts wait in the trash for that long.
 
-        Raises `ThreadNotFound`, `ThreadHasReaders` (unless `include_children`), `ThreadBusy`, `ReadOnlyHome`, `StoreBusy`.
+        Raises `ThreadNotFound`, `ThreadHasReaders` (unless `include_children`), `ThreadBusy`, `ReadOnlyHome`, `StoreBusy`,
+        `StoreUnavailable` where all but the row in the database of jobs is gone, which cannot be opened.
         What was begun and failed on the way is finished when the home is opened again.
         """
         self._holdings.check_writable()
@@ -169,6 +170,8 @@ class Eraser:
             rows = self._remove_rows(thread_ids)
             self._parts.facts.rebuild()
         self._parts.database.scrub()
+        # Last, since that database may be one that cannot be opened: all else is gone then, and this is tried at each open.
+        jobs = self._parts.forget_jobs(thread_ids)
         self._holdings.note([{"type": thread_facts.ERASED, "thread_id": each} for each in thread_ids])
         return [
             StoreReceipt("rollouts" if due_ms is None else "rollouts, to the trash", len(sizes), sum(sizes)),
@@ -180,6 +183,7 @@ class Eraser:
             StoreReceipt("quarantine", len(quarantine), sum(quarantine)),
             *(StoreReceipt(f"state, {table}", count, 0) for table, count in rows.items()),
             *(StoreReceipt(name, count, 0) for name, count in sides.items()),
+            StoreReceipt("jobs", jobs, 0),
         ]
 
     def _reached(self, thread_id: str, *, include_children: bool) -> list[str]:

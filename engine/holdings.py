@@ -57,6 +57,8 @@ class RemovalParts(NamedTuple):
     files: Files
     forget_memories: Callable[[Sequence[str]], tuple[int, int]]
     """Takes what was learned in threads out of the folder of memories; how many files, and bytes."""
+    forget_jobs: Callable[[Sequence[str]], int]
+    """Takes what is noted of work on threads out of the database of jobs; how many rows."""
 
 
 class _Tag(Struct):

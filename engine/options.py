@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,10 @@ class MemoryOptions:
     tokens_max: int = 150_000
     """How much of a conversation an extractor is given, counted by its own counter."""
 
+    keeps: Literal["ends", "evidence"] = "ends"
+    """What stays of a conversation that is too long: its beginning and end, or what people said and how it ended before what
+    tools did, from wherever in it."""
+
     cooldown_s: int = 6 * 3600
     """How long after a consolidation the next may begin, unless something is to be forgotten."""
 
@@ -79,6 +84,9 @@ class MemoryOptions:
 
     diff_bytes_max: int = 4 * 1024 * 1024
     """How much of a diff a consolidator is shown."""
+
+    tools: bool = False
+    """Whether `Memories.tools` gives a model tools to list, read and search memories, beside the summary that it is shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -302,28 +302,30 @@ class Engine:
     def memories(self) -> Memories:
         """What was learned in threads; see `engine.memories.service`."""
         from engine.memories import parts, service  # noqa: PLC0415 - most of those who open a home ask for no memories
-        from engine.memories.folder import root_of  # noqa: PLC0415 - the same
+        from engine.memories.place import root_of  # noqa: PLC0415 - the same
 
-        if self._jobs is None:
-            return service.unavailable(self._home.path, is_writable=self._home.state is not None)
-        limits, clock, files = self._options.memories, self._clock, self._files
-        jobs = Jobs(self._jobs, lease_ms=limits.lease_ms, attempts_max=limits.attempts_max, clock=clock, files=files)
+        if self._home.state is None:
+            return service.unavailable(self._home.path)
+        limits, clock, files, opened = self._options.memories, self._clock, self._files, self._jobs
         return service.Memories(
             parts.MemoryParts(
                 self._home,
-                root_of(self._home),
+                root_of(self._home, options=limits, clock=clock, files=files),
                 self._database,
                 self._fresh,
                 self._history,
                 Decisions(self._journal, self._facts),
-                jobs,
-                Jobs(self._jobs, lease_ms=limits.lease_ms, attempts_max=None, clock=clock, files=files),
+                None if opened is None else (self._jobs_of(opened, limits.attempts_max), self._jobs_of(opened, None)),
                 self._alive,
                 self._options,
                 clock,
                 files,
             )
         )
+
+    def _jobs_of(self, database: Database, attempts_max: int | None) -> Jobs:
+        lease_ms = self._options.memories.lease_ms
+        return Jobs(database, lease_ms=lease_ms, attempts_max=attempts_max, clock=self._clock, files=self._files)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -363,6 +365,9 @@ class Engine:
 
     def _forget_memories(self, thread_ids: Sequence[str]) -> tuple[int, int]:
         return self.memories.forget(thread_ids)
+
+    def _forget_jobs(self, thread_ids: Sequence[str]) -> int:
+        return self.memories.forget_jobs(thread_ids)
 
     def _fill(self, workers: int, progress: Callable[[Progress], None] | None) -> BackfillReport:
         self._facts.catch_up()
@@ -479,6 +484,7 @@ class Engine:
             clock,
             files,
             self._forget_memories,
+            self._forget_jobs,
         )
         self._eraser, self._redactor, bundler = Eraser(removal), Redactor(removal), Bundler(removal)
         self.threads = Threads(

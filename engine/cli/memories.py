@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import sys
-import threading
 from enum import StrEnum
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,20 +20,10 @@ from engine.cli.parsed import Home, Json, StateDir, command, group
 from engine.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress as RichProgress
-
-    from engine.memories.parts import MemoryProgress
-    from engine.memories.phase1 import ExtractReport
-    from engine.memories.phase2 import ConsolidateReport
-    from engine.memories.service import MemoryStatus, RunReport
+    from engine.memories.service import MemoryStatus
     from engine.projections.memories import Memory
 
 _ID = "019ddd9d-f053-7991-a505-b639f6b80c15"
-_SHOWN_AFTER_S = 0.5
-_FAILED_SHOWN = 20
-_PATHS_SHOWN = 20
-_TITLE_MIN = 20
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -59,7 +48,7 @@ def status(asked: Asked) -> Answer:
         found = engine.memories.status()
     if found.partial is not None:
         output.remark("Not all threads are indexed yet, so some are not counted; run `rolloutdb backfill`.")
-    return Answer(found, DONE, lambda console: _show_status(console, found))
+    return Answer(found, DONE, lambda console: _shown().show_status(console, found))
 
 
 @command(
@@ -103,12 +92,16 @@ def run(
 
 def make(asked: Asked, **how: Any) -> Answer:
     """One run, as `Memories.run` takes its keywords."""
-    with asked.open() as engine, _Bar() as bar:
-        engine.backfill()  # threads that nobody indexed yet have memories, too
-        report = engine.memories.run(progress=bar.show, **how)
+    from engine.cli.progress import Bar
+
+    with asked.open() as engine:
+        with Bar("indexing") as bar:
+            engine.backfill(progress=bar.show)  # threads that nobody indexed yet have memories, too
+        with Bar("making memories", _shown().look, begin="looking for threads") as bar:
+            report = engine.memories.run(progress=bar.show, **how)
     failed = report.extracted is not None and bool(report.extracted.failed)
     refused = report.consolidated is not None and report.consolidated.status == "failed"
-    return Answer(report, FINDINGS if failed or refused else DONE, lambda console: _show_run(console, report))
+    return Answer(report, FINDINGS if failed or refused else DONE, lambda console: _shown().show_run(console, report))
 
 
 @command(app, "usage", f"rolloutdb memories usage {_ID}", "rolloutdb memories usage --answer answer.txt")
@@ -134,7 +127,7 @@ def usage(
     with asked.open() as engine:
         counted = engine.memories.record_usage(known)
     words = f"{counted} of {len(known)} were counted."
-    return Answer({"counted": counted, "thread_ids": known}, DONE, lambda console: _print(console, words))
+    return Answer({"counted": counted, "thread_ids": known}, DONE, lambda console: _shown().say(console, words))
 
 
 @command(
@@ -159,7 +152,8 @@ def show(
             return _show_file(engine.memories.read(text(file, "--file")), file)
         if thread_id is not None:
             return _show_one(engine.memories.get(text(thread_id, "The id")), thread_id)
-        return _show_latest(engine.memories.latest(limit=limit, cwd=None if cwd is None else text(cwd, "--cwd")))
+        found = engine.memories.latest(limit=limit, cwd=None if cwd is None else text(cwd, "--cwd"))
+    return Answer({"memories": found}, DONE, lambda console: _shown().show_latest(console, found))
 
 
 @command(app, "reset", "rolloutdb memories reset --yes")
@@ -174,9 +168,9 @@ def reset(
     with asked.open() as engine:
         found = engine.memories.status()
         if not yes and not _confirmed(asked, found):
-            return Answer({"reset": False}, DONE, lambda console: _print(console, "Nothing was forgotten."))
+            return Answer({"reset": False}, DONE, lambda console: _shown().say(console, "Nothing was forgotten."))
         engine.memories.reset()
-    return Answer({"reset": True}, DONE, lambda console: _print(console, f"{found.root} is empty."))
+    return Answer({"reset": True}, DONE, lambda console: _shown().say(console, f"{found.root} is empty."))
 
 
 def _confirmed(asked: Asked, found: MemoryStatus) -> bool:
@@ -201,7 +195,7 @@ def _show_file(found: str | None, path: str) -> Answer:
     if found is None:
         raise InvalidRequest(f"There is no file {path} among the memories.", hint="MEMORY.md is the handbook.")
     content: str = found
-    return Answer({"path": path, "text": content}, DONE, lambda console: _print(console, content.rstrip("\n")))
+    return Answer({"path": path, "text": content}, DONE, lambda console: _shown().say(console, content.rstrip("\n")))
 
 
 def _show_one(found: Memory | None, thread_id: str) -> Answer:
@@ -210,197 +204,10 @@ def _show_one(found: Memory | None, thread_id: str) -> Answer:
             f"The thread {thread_id} has no memory.", hint="`rolloutdb memories status` says how many have one."
         )
     memory: Memory = found
-
-    def show_memory(console: Console) -> None:
-        from rich.markup import escape
-
-        used = f"used {memory.usage_count} times" if memory.usage_count else "never used"
-        where = output.plain(memory.cwd or "unknown")
-        console.print(f"[bold]{memory.thread_id}[/bold]  {escape(where)}  {used}", highlight=False, soft_wrap=True)
-        _print(console, f"\n{_lines(memory.rollout_summary)}\n\n{_lines(memory.raw_memory)}")
-
-    return Answer(memory, DONE, show_memory)
+    return Answer(memory, DONE, lambda console: _shown().show_memory(console, memory))
 
 
-def _show_latest(found: list[Memory]) -> Answer:
-    def show_all(console: Console) -> None:
-        from engine.cli.tables import ago
-        from engine.clock import SystemClock
+def _shown() -> ModuleType:
+    from engine.cli import memories_shown
 
-        now_ms = SystemClock().wall_ms()
-        for each in found:
-            first = next((line for line in each.rollout_summary.splitlines() if line.strip()), "")
-            head = f"{each.thread_id}  {ago(each.source_updated_at_ms, now_ms):<12}  used {each.usage_count:<4} "
-            room = max(console.width - len(head), _TITLE_MIN)
-            title = output.plain(first.lstrip("# "))
-            line = head + (title if len(title) <= room else f"{title[: room - 1]}…")
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if not found:
-            _print(console, "No memories.")
-
-    return Answer({"memories": found}, DONE, show_all)
-
-
-def _show_status(console: Console, found: MemoryStatus) -> None:
-    from engine.cli.tables import ago
-    from engine.clock import SystemClock
-
-    now_ms, covered = SystemClock().wall_ms(), found.coverage
-    done = covered.current + covered.empty
-    _print(console, f"{done} of {covered.threads} threads are covered; {covered.empty} had nothing to remember.")
-    for count, said in (
-        (covered.pending, "are to be extracted: `rolloutdb memories run`"),
-        (covered.waiting, "are not idle for long enough yet"),
-        (covered.too_old, "are too old to be extracted"),
-        (covered.failed, "were given up"),
-        (covered.excluded, "more are left out: archived, disabled, without a prompt, or of another source"),
-    ):
-        if count:
-            _print(console, f"  {count} {said}")
-    for failed in found.failed[:_FAILED_SHOWN]:
-        tries = "for good" if failed.for_good else f"try {failed.attempts}"
-        _print(console, f"  {failed.thread_id} failed ({tries}): {output.plain(failed.reason or 'no reason given')}")
-    if len(found.failed) > _FAILED_SHOWN:
-        _print(console, f"  and {len(found.failed) - _FAILED_SHOWN} more failed; --json names them")
-    for running in found.running:
-        _print(console, f"  {running.key} is being extracted by {running.owner}")
-    last = found.consolidated
-    if found.consolidating:
-        _print(console, f"{found.consolidating[0].owner} is consolidating.")
-    if last.at_ms is None:
-        _print(console, "Nothing was consolidated yet.")
-    else:
-        why = f": {output.plain(last.reason)}" if last.reason else ""
-        _print(console, f"The last consolidation {last.outcome} ({ago(last.at_ms, now_ms)}){why}.")
-    if last.selected:
-        _print(console, f"{len(last.selected)} memories are in {output.plain(found.root)}.")
-    if found.to_forget:
-        _print(console, f"{len(found.to_forget)} threads are to be forgotten by the next consolidation.")
-
-
-def _show_run(console: Console, report: RunReport) -> None:
-    if report.pruned:
-        _print(console, f"{report.pruned} memories that nobody used were pruned.")
-    if report.extracted is not None:
-        _show_extracted(console, report.extracted)
-    if report.consolidated is not None:
-        _show_consolidated(console, report.consolidated)
-
-
-def _show_extracted(console: Console, done: ExtractReport) -> None:
-    words = f"{done.succeeded} of {done.claimed} threads gave a memory, {done.no_output} had nothing to remember."
-    _print(console, words)
-    for thread_id, reason in done.failed[:_FAILED_SHOWN]:
-        _print(console, f"  {thread_id} failed: {output.plain(reason)}")
-    if done.lost:
-        _print(console, f"  {done.lost} were taken over by another process.")
-
-
-_STATUSES = {
-    "unchanged": "Nothing changed, so nothing was consolidated.",
-    "nothing_to_do": "There is nothing to consolidate yet.",
-    "running": "Another process is consolidating.",
-    "backoff": "The last consolidation failed; the next may begin an hour after it.",
-    "cooldown": "The last consolidation is less than six hours ago; --now does not wait.",
-    "lost": "Another process took the consolidation over; nothing of this one was taken.",
-}
-
-
-def _show_consolidated(console: Console, done: ConsolidateReport) -> None:
-    if done.baseline == "rebuilt":
-        _print(
-            console,
-            f"The baseline was damaged and was built again; the old text of {done.baseline_lost} files is lost.",
-        )
-    if done.status == "failed":
-        _print(console, f"The consolidation failed, and nothing was changed: {output.plain(done.reason or '')}")
-    elif done.status != "succeeded":
-        _print(console, _STATUSES.get(done.status, done.status))
-    else:
-        began = "A consolidation that was cut short was finished" if done.recovered else "Consolidated"
-        _print(console, f"{began}: {done.selected} memories, {len(done.changes)} changes.")
-        _list(console, "taken", done.taken)
-    _list(console, "kept, since somebody changed it meanwhile:", done.kept)
-    _list(console, "not taken, since only the handbook, its summary and skills are:", done.ignored)
-
-
-def _list(console: Console, words: str, paths: list[str]) -> None:
-    for path in paths[:_PATHS_SHOWN]:
-        _print(console, f"  {words} {path}")
-    if len(paths) > _PATHS_SHOWN:
-        _print(console, f"  {words} {len(paths) - _PATHS_SHOWN} more")
-
-
-def _lines(text_: str) -> str:
-    """Several lines, each with its indent and without what a terminal would obey."""
-    return "\n".join(_indent(line) + output.plain(line) for line in text_.splitlines())
-
-
-def _indent(line: str) -> str:
-    return " " * (len(line) - len(line.lstrip(" "))) if line.strip() else ""
-
-
-def _print(console: Console, words: str) -> None:
-    console.print(_lines(words), markup=False, highlight=False, soft_wrap=True)
-
-
-class _Bar:
-    """Shows how far a run is, where somebody looks on and it takes longer than half a second."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._last: MemoryProgress | None = None
-        self._bar: RichProgress | None = None
-        self._task: Any = None
-        self._timer: threading.Timer | None = None
-        self._closed = False
-
-    def show(self, progress: MemoryProgress) -> None:
-        """Take note of how far it is."""
-        with self._mutex:
-            self._last = progress
-            if self._bar is not None:
-                self._update()
-
-    def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            self._timer = threading.Timer(_SHOWN_AFTER_S, self._start)
-            self._timer.daemon = True
-            self._timer.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        with self._mutex:
-            self._closed = True
-            if self._bar is not None:
-                self._bar.stop()
-
-    def _start(self) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-
-        from engine.cli import tables
-
-        with self._mutex:
-            if self._closed:
-                return
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[what]}", markup=False),
-                console=tables.console(sys.stderr),
-                transient=True,
-            )
-            self._task = self._bar.add_task("indexing", total=1, what="")
-            self._update()
-            self._bar.start()
-
-    def _update(self) -> None:
-        if self._bar is None or self._last is None:
-            return
-        now = self._last
-        self._bar.update(self._task, description=now.phase, completed=now.done, total=max(now.total, 1), what=now.what)
+    return memories_shown

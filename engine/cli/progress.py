@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -19,19 +20,49 @@ if TYPE_CHECKING:
 SHOWN_AFTER_S = 0.5
 
 
-class Bar:
-    """Shows how far a back-fill or an audit is. Use it in a `with` block and hand out `show`."""
+class Look(NamedTuple):
+    """What a bar shows of a moment: what is being done, how far of how much (0: not known yet), and the counts in words."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    what: str
+    done: int
+    total: int
+    counts: str
+
+
+Looks = Callable[[str, Any, float | None], Look]
+"""What a bar of this name shows of what was handed to it, and of how much is done a second, as far as that is known."""
+
+
+def files_and_bytes(name: str, now: Progress, speed: float | None) -> Look:
+    """A back-fill or an audit. Bytes tell the time left where their sum is known, else files do."""
+    from engine.cli.tables import size
+
+    what = name if now.what is None else f"{name} ({now.what})"
+    if now.owner is not None:
+        what = f"{now.owner} is at work"
+    files = f"{now.files_done:,}/{now.files_total:,} files"
+    if now.bytes_done >= now.bytes_total:
+        return Look(what, now.files_done, now.files_total, f"{files}  {size(now.bytes_done)}")
+    rate = f"  {size(round(speed))}/s" if speed else ""
+    counts = f"{files}  {size(now.bytes_done)} of {size(now.bytes_total)}{rate}"
+    return Look(what, now.bytes_done, now.bytes_total, counts)
+
+
+class Bar:
+    """Shows how far long work is. Use it in a `with` block and hand out `show`."""
+
+    def __init__(self, name: str, looks: Looks = files_and_bytes, *, begin: str = "looking at the folders") -> None:
+        self._name = name
+        self._looks = looks
+        self._begin = begin
         self._mutex = threading.Lock()
-        self._last: Progress | None = None
+        self._last: Any = None
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._closed = False
         self._timer: threading.Timer | None = None
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Any) -> None:
         """Take note of how far it is."""
         with self._mutex:
             self._last = progress
@@ -73,39 +104,16 @@ class Bar:
                 console=tables.console(sys.stderr),
                 transient=True,
             )
-            self._task = self._bar.add_task(self._what, total=None, counts="looking at the folders")
+            self._task = self._bar.add_task(self._name, total=None, counts=self._begin)
             if self._last is not None:
                 self._update()
             self._bar.start()
 
     def _update(self) -> None:
-        """Under the mutex. Bytes tell the time left where their sum is known, else files do."""
+        """Under the mutex."""
         assert self._bar is not None
         assert self._task is not None
-        assert self._last is not None
-        now = self._last
-        by_bytes = now.bytes_done < now.bytes_total
-        done, total = (now.bytes_done, now.bytes_total) if by_bytes else (now.files_done, now.files_total)
+        now = self._looks(self._name, self._last, self._bar.tasks[0].speed)
         self._bar.update(
-            self._task,
-            description=self._described(now),
-            completed=done,
-            total=total or None,
-            counts=self._counts(now, by_bytes=by_bytes),
+            self._task, description=now.what, completed=now.done, total=now.total or None, counts=now.counts
         )
-
-    def _described(self, now: Progress) -> str:
-        if now.owner is not None:
-            return f"{now.owner} is at work"
-        return self._what if now.what is None else f"{self._what} ({now.what})"
-
-    def _counts(self, now: Progress, *, by_bytes: bool) -> str:
-        from engine.cli.tables import size
-
-        assert self._bar is not None
-        files = f"{now.files_done:,}/{now.files_total:,} files"
-        if not by_bytes:
-            return f"{files}  {size(now.bytes_done)}"
-        speed = self._bar.tasks[0].speed
-        rate = f"  {size(round(speed))}/s" if speed else ""
-        return f"{files}  {size(now.bytes_done)} of {size(now.bytes_total)}{rate}"

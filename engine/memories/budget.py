@@ -50,7 +50,7 @@ class Gathered(NamedTuple):
     @property
     def items(self) -> list[Any]:
         """All of it, with a line in the place of what is not there."""
-        return [*self.head, *([_gap(self.left_out)] if self.left_out else []), *self.tail]
+        return [*self.head, *([gap(self.left_out)] if self.left_out else []), *self.tail]
 
 
 def gather(items: Iterable[dict[str, Any]], bytes_max: int) -> Gathered:
@@ -60,8 +60,8 @@ def gather(items: Iterable[dict[str, Any]], bytes_max: int) -> Gathered:
     sizes = [0, 0]
     left_out = 0
     for each in items:
-        item = _cut_chars(each, bytes_max // 4)
-        size = len(_encoded(item))
+        item = cut_chars(each, bytes_max // 4)
+        size = len(encoded(item))
         if not tail and sizes[0] + size <= bytes_max // 2:
             head.append(item)
             sizes[0] += size
@@ -74,20 +74,21 @@ def gather(items: Iterable[dict[str, Any]], bytes_max: int) -> Gathered:
     return Gathered(head, [item for _, item in tail], left_out)
 
 
-def _cut_chars(value: Any, chars_max: int) -> Any:
+def cut_chars(value: Any, chars_max: int) -> Any:
+    """A value whose longer texts have lost their middle."""
     if isinstance(value, str) and len(value) > chars_max:
         half = chars_max // 2
         return f"{value[:half]}…{len(value) - 2 * half} chars truncated…{value[len(value) - half :]}"
     if isinstance(value, list):
-        return [_cut_chars(each, chars_max) for each in value]
+        return [cut_chars(each, chars_max) for each in value]
     if isinstance(value, dict):
-        return {key: _cut_chars(each, chars_max) for key, each in value.items()}
+        return {key: cut_chars(each, chars_max) for key, each in value.items()}
     return value
 
 
 def fit(items: Sequence[Any], tokens_max: int, count: Counter = estimate_tokens) -> Fitted:
     """The items as one compact JSON array that takes at most `tokens_max` tokens; at least an empty one."""
-    whole = _array([_encoded(item) for item in items])
+    whole = _array([encoded(item) for item in items])
     if count(whole) <= tokens_max:
         return Fitted(whole, 0)
     room = float(tokens_max)
@@ -100,7 +101,7 @@ def fit(items: Sequence[Any], tokens_max: int, count: Counter = estimate_tokens)
 
 
 def _fit(items: Sequence[Any], room: int, count: Counter) -> Fitted:
-    texts = [_encoded(_shortened(item, max(room // 4, 1), count)) for item in items]
+    texts = [encoded(_shortened(item, max(room // 4, 1), count)) for item in items]
     sizes = [count(text) + 1 for text in texts]
     if sum(sizes) <= room:
         return Fitted(_array(texts), 0)
@@ -112,11 +113,11 @@ def _fit(items: Sequence[Any], room: int, count: Counter) -> Fitted:
         used += sizes[-1 - last]
         last += 1
     left_out = len(texts) - first - last
-    gap = _encoded(_gap(left_out))
-    return Fitted(_array([*texts[:first], gap, *(texts[-last:] if last else [])]), left_out)
+    return Fitted(_array([*texts[:first], encoded(gap(left_out)), *(texts[-last:] if last else [])]), left_out)
 
 
-def _gap(count: int) -> str:
+def gap(count: int) -> str:
+    """What stands in the place of so many items."""
     return f"… {count} items left out …"
 
 
@@ -124,19 +125,19 @@ def _shortened(item: Any, tokens_max: int, count: Counter) -> Any:
     if not isinstance(item, dict):
         return item
     limit = min(_TOOL_TOKENS_MAX if item.get("type") in _OUTPUTS else _ITEM_TOKENS_MAX, tokens_max)
-    if count(_encoded(item)) <= limit:
+    if count(encoded(item)) <= limit:
         return item
-    return _cut_texts(item, limit, count)
+    return cut_texts(item, limit, count)
 
 
-def _cut_texts(value: Any, tokens_max: int, count: Counter) -> Any:
+def cut_texts(value: Any, tokens_max: int, count: Counter) -> Any:
     """Every text in a value with at most so many tokens."""
     if isinstance(value, str):
         return cut_middle(value, tokens_max, count)
     if isinstance(value, list):
-        return [_cut_texts(each, tokens_max, count) for each in value]
+        return [cut_texts(each, tokens_max, count) for each in value]
     if isinstance(value, dict):
-        return {key: _cut_texts(each, tokens_max, count) for key, each in value.items()}
+        return {key: cut_texts(each, tokens_max, count) for key, each in value.items()}
     return value
 
 
@@ -150,7 +151,8 @@ def cut_middle(text: str, tokens_max: int, count: Counter = estimate_tokens) -> 
     return f"{text[:left]}…{tokens - tokens_max} tokens truncated…{text[len(text) - right :]}"
 
 
-def _encoded(value: Any) -> str:
+def encoded(value: Any) -> str:
+    """As compact JSON."""
     return msgspec.json.encode(value).decode()
 
 

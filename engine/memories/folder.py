@@ -14,12 +14,11 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from engine.errors import InvalidRequest, WorkspaceForeign, WorkspaceUnusable
+from engine.errors import InvalidRequest, WorkspaceForeign
 from engine.memories import artifacts
 from engine.memories.artifacts import Named
 from engine.stores.baseline import FILE, Entry, blob_id, put_file, remove_tree
 from engine.stores.files import Files
-from engine.stores.layout import Home
 from engine.stores.workspace import Workspace
 
 AD_HOC = f"{artifacts.EXTENSIONS}/ad_hoc"
@@ -40,12 +39,6 @@ _NOTE_BYTES_MAX = 256 * 1024
 _HEAD_BYTES = 4096
 _COPIED_BYTES_MAX = 64 * 1024 * 1024
 _DEEP_MAX = 32
-
-
-def root_of(home: Home) -> str:
-    """Where memories are: in the home, or with the engine's own files where those are elsewhere."""
-    is_inside = home.state is None or home.state == f"{home.path}/engine"
-    return f"{home.path if is_inside else home.state}/memories"
 
 
 def is_hidden(name: str) -> bool:
@@ -215,18 +208,10 @@ def add_note(root: str, name: str, text: str, *, files: Files) -> str:
     return f"{AD_HOC}/notes/{name}"
 
 
-def clear(root: str, files: Files) -> None:
-    """Empty the folder, which stays. Raises `WorkspaceForeign` where it is a link, whose target is left as it is."""
-    kind = files.kind(root, op="memories.clear")
-    if kind == "link":
-        raise WorkspaceForeign(
-            f"{root} is a symbolic link, which is not followed.", hint="Put a folder there.", path=root
-        )
-    if kind not in (None, "folder"):
-        raise WorkspaceUnusable(f"{root} is a {kind}.", hint="Move it away.", path=root)
-    files.ensure_folder(root, op="memories.clear")
-    for name, is_folder in files.names(root, op="memories.clear"):
+def clear(workspace: Workspace, files: Files) -> None:
+    """Empty the folder, which stays and is none of another program's."""
+    for name, is_folder in files.names(workspace.root, op="memories.clear"):
         if is_folder:
-            remove_tree(f"{root}/{name}", files=files)
+            remove_tree(f"{workspace.root}/{name}", files=files)
         else:
-            files.remove(f"{root}/{name}", op="memories.clear")
+            files.remove(f"{workspace.root}/{name}", op="memories.clear")

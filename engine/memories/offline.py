@@ -20,9 +20,8 @@ import msgspec
 from engine.clock import timestamp_of
 from engine.memories import artifacts
 from engine.memories.artifacts import named
-from engine.memories.contract import Extraction, ExtractRequest
+from engine.memories.contract import ConsolidateRequest, Extraction, ExtractRequest
 from engine.memories.folder import AD_HOC
-from engine.memories.phase2 import ConsolidateRequest
 from engine.projections.memories import Memory
 from engine.stores.baseline import put_file
 from engine.stores.files import Files

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from engine.clock import Clock
 from engine.decisions import Decisions
+from engine.errors import StoreUnavailable
 from engine.options import MemoryOptions, Options
 from engine.projections.fresh import Fresh
 from engine.projections.history import History
@@ -25,7 +26,7 @@ EVERYTHING = "global"
 
 
 class MemoryParts(NamedTuple):
-    """`jobs` bounds attempts, for extractions; `global_jobs` does not, for consolidations."""
+    """`found_jobs` is None where the database of jobs cannot be opened: what was learned can be read then, and none made."""
 
     home: Home
     root: str
@@ -33,12 +34,29 @@ class MemoryParts(NamedTuple):
     fresh: Fresh
     history: History
     decisions: Decisions
-    jobs: Jobs
-    global_jobs: Jobs
+    found_jobs: tuple[Jobs, Jobs] | None
     alive: Alive
     options: Options
     clock: Clock
     files: Files
+
+    @property
+    def jobs(self) -> Jobs:
+        """Extractions, of which attempts are bounded. Raises `StoreUnavailable`."""
+        return self._jobs()[0]
+
+    @property
+    def global_jobs(self) -> Jobs:
+        """Consolidations, of which they are not. Raises `StoreUnavailable`."""
+        return self._jobs()[1]
+
+    def _jobs(self) -> tuple[Jobs, Jobs]:
+        if self.found_jobs is None:
+            raise StoreUnavailable(
+                f"The database of jobs of {self.home.path} cannot be opened.",
+                hint="Run `rolloutdb audit`; it says what is wrong with it.",
+            )
+        return self.found_jobs
 
     @property
     def limits(self) -> MemoryOptions:

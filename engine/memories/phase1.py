@@ -22,7 +22,8 @@ from typing import Any
 from msgspec import Struct
 
 from engine.errors import ContextOverflow, EngineError, LeaseLost, LineageBroken
-from engine.memories.budget import Counter, Gathered, estimate_tokens, fit, gather
+from engine.memories import evidence
+from engine.memories.budget import Counter, Fitted, estimate_tokens, fit, gather
 from engine.memories.calls import Calls
 from engine.memories.contract import Extraction, ExtractRequest, read_answer
 from engine.memories.items import kept
@@ -128,29 +129,28 @@ class Extracting:
     def _extracted(self, job: Job, calls: Calls) -> Extraction:
         row, found = self._parts.history.find(job.key)
         tokens_max = self._parts.limits.tokens_max
-        redacted = (redact_values(item) for item in conversation(self._parts, found))
-        gathered = gather(redacted, max(tokens_max, 1) * _BYTES_A_TOKEN)
-        if not gathered.items:
+        fit_into = self._gathered(found, max(tokens_max, 1) * _BYTES_A_TOKEN)
+        if fit_into is None:
             return Extraction()
         for _ in range(_OVERFLOWS_MAX):
             with contextlib.suppress(ContextOverflow):
-                return read_answer(calls.call(self._request(job, row, gathered, tokens_max)))
+                return read_answer(calls.call(_request(job, row, fit_into(tokens_max), tokens_max)))
             tokens_max //= 2
-        return read_answer(calls.call(self._request(job, row, gathered, tokens_max)))
+        return read_answer(calls.call(_request(job, row, fit_into(tokens_max), tokens_max)))
 
-    def _request(self, job: Job, row: ThreadRow, gathered: Gathered, tokens_max: int) -> ExtractRequest:
-        fitted = fit(gathered.items, tokens_max, self._counter)
-        return ExtractRequest(
-            thread_id=job.key,
-            rollout_path=row.rollout_path,
-            cwd=row.cwd,
-            git_branch=row.git_branch,
-            text=fitted.text,
-            left_out=gathered.left_out + fitted.left_out,
-            tokens_max=tokens_max,
-            attempt=job.attempts,
-            source_updated_at_ms=job.watermark,
-        )
+    def _gathered(self, found: Found, bytes_max: int) -> Callable[[int], Fitted] | None:
+        """What fits a conversation into so many tokens; None where there is nothing to show of it."""
+        redacted = (redact_values(item) for item in conversation(self._parts, found))
+        if self._parts.limits.keeps == "evidence":
+            rows = evidence.gather(redacted, bytes_max)
+            return (lambda tokens_max: evidence.fit(rows, tokens_max, self._counter)) if rows.count else None
+        ends = gather(redacted, bytes_max)
+
+        def fit_ends(tokens_max: int) -> Fitted:
+            text, left_out = fit(ends.items, tokens_max, self._counter)
+            return Fitted(text, ends.left_out + left_out)
+
+        return fit_ends if ends.items else None
 
     def _finish(self, job: Job, extraction: Extraction) -> None:
         outcome = memory_facts.NO_OUTPUT if extraction.is_empty else memory_facts.SUCCEEDED
@@ -304,6 +304,20 @@ def _own_segments(parts: MemoryParts, found: Found) -> list[Segment]:
     return [each for each in segments if each.found.name.thread_id == found.name.thread_id]
 
 
+def _request(job: Job, row: ThreadRow, fitted: Fitted, tokens_max: int) -> ExtractRequest:
+    return ExtractRequest(
+        thread_id=job.key,
+        rollout_path=row.rollout_path,
+        cwd=row.cwd,
+        git_branch=row.git_branch,
+        text=fitted.text,
+        left_out=fitted.left_out,
+        tokens_max=tokens_max,
+        attempt=job.attempts,
+        source_updated_at_ms=job.watermark,
+    )
+
+
 def record_outcome(parts: MemoryParts, job: Job, outcome: str, **fields: Any) -> None:
     """Write down how an extraction ended."""
     parts.decisions.record(
@@ -318,6 +332,7 @@ def record_outcome(parts: MemoryParts, job: Job, outcome: str, **fields: Any) ->
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line, without secrets."""
-    said = " ".join(str(error).split())
+    """An error in one line, with what to do where it says that, without secrets."""
+    hint = error.hint if isinstance(error, EngineError) else ""
+    said = " ".join(f"{error} {hint}".split())
     return redact(f"{type(error).__name__}: {said}" if said else type(error).__name__)[:_REASON_CHARS_MAX]

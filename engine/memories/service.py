@@ -6,7 +6,6 @@ model anything. The application brings an extractor and a consolidator; without 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,18 +15,13 @@ from engine.errors import EngineError, InvalidRequest, ReadOnlyHome, StoreUnavai
 from engine.memories import artifacts, folder, offline, outputs
 from engine.memories.budget import Counter, cut_middle, estimate_tokens
 from engine.memories.citations import Citation, parse_citations
-from engine.memories.contract import ExtractRequest
+from engine.memories.contract import ConsolidateRequest, ExtractRequest
 from engine.memories.extensions import Resource, SyncedExtension, sync_extension
 from engine.memories.parts import CONSOLIDATE, EXTRACT, MemoryParts, Show
 from engine.memories.phase1 import Extracting, ExtractReport
-from engine.memories.phase2 import (
-    ConsolidateReport,
-    ConsolidateRequest,
-    Consolidating,
-    drop_work,
-    folder_lock,
-    workspace_of,
-)
+from engine.memories.phase2 import ConsolidateReport, Consolidating
+from engine.memories.place import drop_work, folder_lock, workspace_of
+from engine.memories.tools import Reading, Tool, resolve
 from engine.projections import memories, memory_facts, thread_facts
 from engine.projections.catchup import Partial
 from engine.projections.memories import Consolidated, Coverage, Limits, Memory
@@ -52,6 +46,8 @@ class FailedThread(Struct, frozen=True):
 class MemoryStatus(Struct, frozen=True, kw_only=True):
     """How the memories of a home stand. `to_forget` are threads that the next consolidation has to leave out.
 
+    Without `has_jobs` the database of jobs cannot be opened: who is at work is not known, and nothing can be made.
+    `storage_bytes` is what the files in `root` take, its baseline not counted; 0 where the folder is another program's.
     `partial` is None where the rows cover every file.
     """
 
@@ -63,15 +59,22 @@ class MemoryStatus(Struct, frozen=True, kw_only=True):
     consolidating: list[Running]
     to_forget: list[str]
     is_ready: bool
+    has_jobs: bool
+    storage_bytes: int
     partial: Partial | None
 
 
 class RunReport(Struct, kw_only=True):
-    """What a run did: how many memories were pruned, and each phase; None for one that was left out."""
+    """What a run did: how many memories were pruned, and each phase; None for one that was left out.
 
+    `root` is the folder of memories. `held_back` tells that the guard said no.
+    """
+
+    root: str
     pruned: int
     extracted: ExtractReport | None
     consolidated: ConsolidateReport | None
+    held_back: bool = False
 
 
 class Memories:
@@ -102,16 +105,20 @@ class Memories:
         now: bool = False,
         allow_mass_deletion: bool = False,
         counter: Counter = estimate_tokens,
+        guard: Callable[[], Any] | None = None,
         progress: Show | None = None,
     ) -> RunReport:
         """Prune, extract what has been quiet for a while, consolidate if that changed something.
 
         Both functions may be coroutine functions; without one the rules of `engine.memories.offline` are used. `limit` is
         how many threads are extracted at most, `exclude` those that are not (the one that goes on now). `now` does not wait for
-        the cooldown. Any number of processes may run it at once. Raises `ReadOnlyHome`, `StoreError`, `WorkspaceForeign`.
+        the cooldown. `guard` is asked once whether there is room for calls now (`engine.memories.guard.has_room`): with a false
+        answer neither is made. Any number of processes may run it at once. Raises `ReadOnlyHome`, `StoreError`.
         """
         parts = self._parts
         pruned = self.prune()
+        if guard is not None and not guard():
+            return RunReport(root=parts.root, pruned=pruned, extracted=None, consolidated=None, held_back=True)
         extracted = None
         if extracting:
             extracted = Extracting(
@@ -132,7 +139,7 @@ class Memories:
                 allow_mass_deletion=allow_mass_deletion,
                 show=progress,
             ).run()
-        return RunReport(pruned=pruned, extracted=extracted, consolidated=consolidated)
+        return RunReport(root=parts.root, pruned=pruned, extracted=extracted, consolidated=consolidated)
 
     def status(self) -> MemoryStatus:
         """How many threads have a memory, which failed and why, and how the last consolidation went."""
@@ -147,19 +154,23 @@ class Memories:
             )
         )
         failed = {each.thread_id: FailedThread(each.thread_id, each.reason, None, for_good=True) for each in gone_wrong}
-        tried = parts.jobs.failed(EXTRACT)
+        jobs = parts.found_jobs
+        tried = [] if jobs is None else jobs[0].failed(EXTRACT)
         ended, _ = parts.fresh.ask(lambda transaction: memories.sources_of(transaction, [job.key for job in tried]))
         for job in tried:
             if ended.get(job.key, -1) >= job.watermark:
                 continue  # it was given a memory since, or its process ended just behind the record
             failed.setdefault(job.key, FailedThread(job.key, job.last_error, job.attempts, for_good=False))
+        workspace = workspace_of(parts)
         return MemoryStatus(
             root=parts.root,
             coverage=coverage,
             failed=list(failed.values()),
-            running=parts.jobs.running(EXTRACT),
+            running=[] if jobs is None else jobs[0].running(EXTRACT),
             consolidated=consolidated,
-            consolidating=parts.global_jobs.running(CONSOLIDATE),
+            consolidating=[] if jobs is None else jobs[1].running(CONSOLIDATE),
+            has_jobs=jobs is not None,
+            storage_bytes=0 if workspace.repository == "foreign" else workspace.size(),
             to_forget=to_forget,
             is_ready=outputs.is_valid(parts.root, parts.limits, parts.files),
             partial=partial,
@@ -289,24 +300,32 @@ class Memories:
     def read(self, path: str) -> str | None:
         """A file of the folder of memories, or None where it is not there. Raises `InvalidRequest` for a path out of it."""
         parts = self._parts
-        names = path.split("/")
-        if path.startswith("/") or any(not name or name.startswith(".") for name in names):
-            raise InvalidRequest(f"{path!r} is no path of a memory.", hint="Give one below the folder, like MEMORY.md.")
-        where = parts.root
-        for name in names:
-            where = f"{where}/{name}"
-            if parts.files.kind(where, op="memories.read") not in ("folder", "file"):
-                return None
-        if parts.files.kind(where, op="memories.read") != "file":
+        where = resolve(parts.root, path, parts.files) if path else None
+        if where is None or parts.files.kind(where, op="memories.read") != "file":
             return None
         data = parts.files.read_all(where, bytes_max=_SHOWN_BYTES_MAX, op="memories.read")
         return None if data is None else data.decode("utf-8", "replace")
 
-    def add_note(self, text: str, *, slug: str = "note") -> str:
-        """A note for the next consolidation: what to remember, to change or to forget. Its path in the folder."""
+    def tools(self) -> tuple[Tool, ...]:
+        """What a model may be given to look at memories by itself; nothing unless `MemoryOptions.tools` says so."""
         parts = self._parts
-        at = parts.clock.timestamp()[:19].replace(":", "-")
-        return folder.add_note(parts.root, f"{at}-{slug}.md", text, files=parts.files)
+        if not parts.limits.tools:
+            return ()
+
+        return Reading(parts.root, parts.files, self._add_note).tools()
+
+    def add_note(self, text: str, *, slug: str = "note") -> str:
+        """A note for the next consolidation: what to remember, to change or to forget. Its path in the folder.
+
+        Raises `InvalidRequest`, `WorkspaceForeign`.
+        """
+        at = self._parts.clock.timestamp()[:19].replace(":", "-")
+        return self._add_note(f"{at}-{slug}.md", text)
+
+    def _add_note(self, name: str, text: str) -> str:
+        parts = self._parts
+        workspace_of(parts).refuse_foreign()
+        return folder.add_note(parts.root, name, text, files=parts.files)
 
     def sync_extension(self, name: str, instructions: str, resources: Sequence[Resource]) -> SyncedExtension:
         """Make what another source keeps among the memories what it has now; see `engine.memories.extensions`.
@@ -324,14 +343,12 @@ class Memories:
         """Forget every memory and empty the folder. Threads and their memory modes stay; so recent threads are extracted anew.
 
         Whoever extracts or consolidates meanwhile loses its job, and what it writes is no effect. Raises `WorkspaceForeign`
-        before anything is done where the folder is a link.
+        before anything is done where the folder is a link or another program's.
         """
         parts = self._parts
         with folder_lock(parts):
             workspace = workspace_of(parts)
             workspace.ensure_folder()
-            if parts.files.kind(f"{parts.root}/.git", op="memories.reset") is not None:
-                workspace.ensure()  # refuses a repository that is not ours
             known, _ = parts.fresh.ask(memories.consolidated)
             newest = max(known.generation, known.reset_generation, workspace.generation, parts.clock.wall_ms())
             for jobs, kind in ((parts.jobs, EXTRACT), (parts.global_jobs, CONSOLIDATE)):
@@ -339,9 +356,9 @@ class Memories:
             parts.decisions.record(memory_facts.RESET, None, generation=newest + 1)
             parts.jobs.forget(EXTRACT)
             parts.global_jobs.forget(CONSOLIDATE)
-            parts.files.remove(f"{parts.home.state}/memories.json", op="memories.reset")
+            workspace.drop_list()
             drop_work(parts)
-            folder.clear(parts.root, parts.files)
+            folder.clear(workspace, parts.files)
 
     def forget(self, thread_ids: Sequence[str]) -> tuple[int, int]:
         """Take the texts of threads that are being erased out of the folder and its baseline; how many files, and bytes.
@@ -351,14 +368,27 @@ class Memories:
         if self._found is None:
             return 0, 0
         parts = self._parts
-        with contextlib.suppress(EngineError):
-            parts.jobs.forget(EXTRACT, thread_ids)
         workspace = workspace_of(parts)
-        if not workspace.is_ours:  # there is none, or another program keeps it
+        if not workspace.is_ours:
             return 0, 0
         with folder_lock(parts):
             drop_work(parts)
             return folder.forget(workspace, thread_ids, parts.files)
+
+    def forget_jobs(self, thread_ids: Sequence[str]) -> int:
+        """Take what is noted of work on threads that are being erased out of the database of jobs; how many rows.
+
+        Raises `StoreUnavailable` where that cannot be opened, and what a busy one raises.
+        """
+        if self._found is None:
+            return 0
+        parts = self._parts
+        if parts.found_jobs is None:
+            raise StoreUnavailable(
+                f"{thread_ids[-1]} is erased but for its row in the database of jobs, which cannot be opened.",
+                hint="Run `rolloutdb audit` to see what is wrong with it; the erasure is finished once the home opens with it.",
+            )
+        return parts.jobs.erase(EXTRACT, thread_ids)
 
     def _known(self, thread_id: str) -> str:
         """The id of a thread that is there."""
@@ -374,21 +404,13 @@ class Memories:
         return thread_id.lower()
 
 
-def unavailable(path: str, *, is_writable: bool) -> Memories:
-    """The memories of a home that cannot have any now."""
-    if not is_writable:
-        return Memories(
-            None,
-            ReadOnlyHome(
-                f"The home {path} cannot be written, so it has no memories of its own.",
-                hint="Name a folder for the engine's own files with --state-dir.",
-            ),
-        )
+def unavailable(path: str) -> Memories:
+    """The memories of a home that cannot be written."""
     return Memories(
         None,
-        StoreUnavailable(
-            f"The database of jobs of {path} cannot be opened.",
-            hint="Run `rolloutdb audit`; it says what is wrong with it.",
+        ReadOnlyHome(
+            f"The home {path} cannot be written, so it has no memories of its own.",
+            hint="Name a folder for the engine's own files with --state-dir.",
         ),
     )
 

@@ -231,6 +231,12 @@ class Jobs:
                 return transaction.run("DELETE FROM jobs WHERE kind = :kind", {"kind": kind})
             return sum(transaction.run(_FORGET, {"kind": kind, "key": key}) for key in keys)
 
+    def erase(self, kind: str, keys: Iterable[str]) -> int:
+        """`forget` these, and leave no byte of what stood in their rows, an error's text among it."""
+        count = self.forget(kind, keys)
+        self._database.scrub()
+        return count
+
     def _count_running(self, transaction: Transaction, kind: str, seen: _Seen) -> int:
         """How many of the kind run: those whose owner is dead or silent do not count."""
         values: dict[str, Value] = {"kind": kind, "boot_id": seen.here.boot_id, "now": self._clock.boot_ms()}

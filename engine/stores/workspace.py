@@ -85,8 +85,11 @@ class Workspace:
         options: MemoryOptions,
         clock: Clock,
         files: Files,
+        elsewhere: str | None = None,
     ) -> None:
+        """`elsewhere` is a folder that would be used instead if it were there; an error says so."""
         self.root = root
+        self._elsewhere = elsewhere
         self._manifest = manifest
         self._hidden = hidden
         self._options = options
@@ -97,19 +100,21 @@ class Workspace:
     def ensure_folder(self) -> int:
         """The folder, made where it is missing, without links in it; how many were removed, none of them followed.
 
-        Raises `WorkspaceForeign` where the folder itself is a link, `WorkspaceUnusable` where it is a file.
+        Raises `WorkspaceForeign` where the folder itself is a link or has a repository that is not ours, before anything in
+        it is touched; `WorkspaceUnusable` where it is a file.
         """
         kind = self._files.kind(self.root, op="workspace.root")
         if kind == "link":
             raise WorkspaceForeign(
                 f"The folder of memories {self.root} is a symbolic link, which is not followed.",
-                hint="Put a folder there.",
+                hint=self._way_out("Put a folder there"),
                 path=self.root,
             )
         if kind not in (None, "folder"):
             raise WorkspaceUnusable(
                 f"The folder of memories {self.root} is a {kind}.", hint="Move it away.", path=self.root
             )
+        self.refuse_foreign()
         self._files.ensure_folder(self.root, op="workspace.root")
         return self._remove_links(self.root, 0)
 
@@ -128,18 +133,10 @@ class Workspace:
 
     def ensure(self) -> Ensured:
         """A baseline that can be read. Raises `WorkspaceForeign` where there is a repository that is not ours."""
+        self.refuse_foreign()
         self._drop_leftovers()
-        kind = self._files.kind(self._baseline.path, op="workspace.git")
-        if kind == "folder" and not self._baseline.is_ours:
-            kind = None if self._is_empty(self._baseline.path) else "repository"
-        if kind not in (None, "folder"):
-            raise WorkspaceForeign(
-                f"{self._baseline.path} is a {kind} that rolloutdb did not make; nothing in it was touched.",
-                hint="Keep the memories of rolloutdb elsewhere with --state-dir, or move that repository away.",
-                path=self._baseline.path,
-            )
         stored = self._load_manifest()
-        if kind == "folder":
+        if self.repository == "ours":
             try:
                 state = self._baseline.state()
             except Damaged as error:
@@ -172,6 +169,23 @@ class Workspace:
                 found[path] = entry
                 self._check_count(len(found))
         return found
+
+    def size(self) -> int:
+        """The bytes of the files that are memories: neither the baseline's, nor links, nor what is hidden."""
+        return sum(self._sizes(self.root, 0)) if self._files.kind(self.root, op="workspace.root") == "folder" else 0
+
+    def _sizes(self, folder: str, deep: int) -> Iterator[int]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for entry in self._files.scan(folder, op="workspace.scan"):
+                if self._is_seen(entry.name, deep):
+                    if entry.stat is not None:
+                        yield entry.stat.size
+                    elif entry.kind == "folder" and deep < _DEEP_MAX:
+                        yield from self._sizes(f"{folder}/{entry.name}", deep + 1)
+
+    def _is_seen(self, name: str, deep: int) -> bool:
+        """Whether a file or folder of this name counts, so deep in the folder."""
+        return name != _GIT and (deep > 0 or not (name.startswith(_OURS_BESIDE) or self._hidden(name)))
 
     def capture(self, target: str, known: State | None = None) -> tuple[dict[bytes, Entry], set[bytes]]:
         """The same, with every content stored and copied below `target`, all of one reading of each file.
@@ -248,9 +262,40 @@ class Workspace:
         self._save_manifest(state, generation)
 
     @property
+    def repository(self) -> Literal["ours", "foreign", "none"]:
+        """Whose repository is in the folder. One without anything in it is nobody's."""
+        kind = self._files.kind(self._baseline.path, op="workspace.git")
+        if kind == "folder" and self._baseline.is_ours:
+            return "ours"
+        return "none" if kind is None or (kind == "folder" and self._is_empty(self._baseline.path)) else "foreign"
+
+    def refuse_foreign(self) -> None:
+        """Raises `WorkspaceForeign` where there is a repository that is not ours."""
+        if self.repository == "foreign":
+            raise WorkspaceForeign(
+                f"{self._baseline.path} is a repository that rolloutdb did not make; nothing was touched.",
+                hint=self._way_out("Move that repository away"),
+                path=self._baseline.path,
+            )
+
+    @property
+    def was_ours(self) -> bool:
+        """Whether there ever was a baseline of ours, as far as is known."""
+        return self._load_manifest() is not None
+
+    @property
     def is_ours(self) -> bool:
-        """Whether there is a repository of ours."""
-        return self._baseline.is_ours
+        """Whether what is in the folder is ours: there is our repository, or it was lost and nobody else's is there."""
+        return self.repository == "ours" or (self.repository == "none" and self.was_ours)
+
+    def drop_list(self) -> None:
+        """Forget what the baseline held, for a folder that is emptied."""
+        self._files.remove(self._manifest, op="workspace.manifest")
+
+    def _way_out(self, otherwise: str) -> str:
+        if self._elsewhere is None:
+            return f"{otherwise}."
+        return f"{otherwise}; or make the folder {self._elsewhere}, and the memories of rolloutdb are kept there."
 
     def scrub(self, replaced: Callable[[bytes, bytes], bytes | None]) -> int:
         """Put other contents into the baseline, where `replaced` gives one for a path and what it holds; how many.
@@ -276,7 +321,7 @@ class Workspace:
         """Every regular file, by path, in the order of names."""
         folder = f"{root}/{os.fsdecode(above)}" if above else root
         for entry in sorted(self._scan(folder), key=lambda each: os.fsencode(each.name)):
-            if entry.name == _GIT or (deep == 0 and (entry.name.startswith(_OURS_BESIDE) or self._hidden(entry.name))):
+            if not self._is_seen(entry.name, deep):
                 continue
             path = above + os.fsencode(entry.name)
             if entry.kind == "file":

@@ -79,7 +79,7 @@ def test_any_call_that_fails_leaves_what_the_next_run_understands(tmp_path, shar
 
 def check(home, bench, call):
     with engine.open(str(home), clock=bench.clock, options=options()) as e:
-        from engine.memories.phase2 import workspace_of
+        from engine.memories.place import workspace_of
 
         workspace = workspace_of(e.memories._parts)
         assert changes_between(workspace.baseline(), workspace.look()) == [], call

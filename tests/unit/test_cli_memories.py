@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.cli import main
+from engine.cli.progress import Bar, Look
 from engine.clock import SystemClock
 from engine.testing import ManualClock
 from tests.remembering import DAY_MS, Bench
@@ -37,7 +38,7 @@ def threads(tmp_path: Path) -> list[str]:
     return found
 
 
-def test_a_run_extracts_and_consolidates_without_any_model(run: Any, threads: list[str]) -> None:
+def test_a_run_extracts_and_consolidates_without_any_model(run: Any, threads: list[str], tmp_path: Path) -> None:
     said = run("memories", "status")
     assert said.code == 0
     assert said.out.splitlines() == [
@@ -50,7 +51,7 @@ def test_a_run_extracts_and_consolidates_without_any_model(run: Any, threads: li
     assert (said.code, said.err) == (0, "")
     assert said.out.splitlines() == [
         "2 of 2 threads gave a memory, 0 had nothing to remember.",
-        "Consolidated: 2 memories, 4 changes.",
+        f"Consolidated: 2 memories, 4 changes, in {tmp_path}/home/memories.",
         "  taken MEMORY.md",
         "  taken memory_summary.md",
     ]
@@ -149,8 +150,57 @@ def test_a_failed_thread_is_a_finding_and_its_reason_is_told(
 
 
 def test_a_consolidation_that_is_refused_is_a_finding(run: Any, threads: list[str], tmp_path: Path) -> None:
+    (tmp_path / "home/memories").write_text("in its place")
+    said = run("memories", "run")
+    assert said.code == 1
+    assert f"The folder of memories {tmp_path}/home/memories is a file. Move it away." in said.out
+
+
+def test_it_says_where_memories_are_where_another_program_has_the_folder(
+    run: Any, threads: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "home/memories/.git").mkdir(parents=True)
     (tmp_path / "home/memories/.git/HEAD").write_text("ref: refs/heads/x\n")
     said = run("memories", "run")
-    assert said.code == 1
-    assert "rolloutdb did not make" in said.out
+    assert said.code == 0
+    assert f"Consolidated: 2 memories, 4 changes, in {tmp_path}/home/engine/memories." in said.out
+
+
+def test_without_the_database_of_jobs_a_status_is_told_and_a_run_refused(
+    run: Any, threads: list[str], tmp_path: Path
+) -> None:
+    run("memories", "run")
+    for path in (tmp_path / "home/engine").glob("jobs_1*"):
+        path.unlink()
+    (tmp_path / "home/engine/jobs_1.sqlite").mkdir()
+    said = run("memories", "status")
+    assert said.code == 0
+    assert "2 of 3 threads are covered" in said.out
+    assert "The database of jobs cannot be opened" in said.out
+    assert threads[0] in run("memories", "show").out
+    before = {path: path.read_bytes() for path in (tmp_path / "home/memories").rglob("*") if path.is_file()}
+    said = run("memories", "run", "--now")
+    assert said.code == 3
+    assert "The database of jobs" in said.err
+    assert "rolloutdb audit" in said.err
+    after = {path: path.read_bytes() for path in (tmp_path / "home/memories").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_bar_tells_how_far_a_run_is(run: Any, threads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, Look]] = []
+
+    class Recording(Bar):
+        def show(self, progress: Any) -> None:
+            told.append((self._name, self._looks(self._name, progress, None)))
+
+    monkeypatch.setattr("engine.cli.progress.Bar", Recording)
+    run("memories", "run")
+    assert {name for name, _ in told} == {"indexing", "making memories"}
+    extracting = [look for _, look in told if look.what == "making memories (extracting)"]
+    assert sorted(look.done for look in extracting) == [1, 2]
+    assert {(look.total, look.counts) for look in extracting if look.done == 2} <= {
+        (2, f"2/2  {thread}") for thread in threads
+    }
+    steps = [look.counts for _, look in told if look.what == "making memories (consolidating)"]
+    assert steps == ["0/4  prepare", "1/4  sync", "2/4  consolidate", "3/4  take"]

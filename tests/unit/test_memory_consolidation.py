@@ -8,11 +8,13 @@ import threading
 
 import pytest
 
-from engine.errors import InvalidRequest, LeaseLost, WorkspaceForeign
+from engine.errors import InvalidRequest, LeaseLost, StoreUnavailable, WorkspaceForeign
+from engine.memories import outputs
 from engine.memories.extensions import Resource
 from engine.memories.parts import CONSOLIDATE
 from engine.memories.phase2 import Consolidating
-from engine.stores.jobs import Wanted
+from engine.projections.thread_facts import unfinished_erasures
+from engine.stores.jobs import Job, Wanted
 from engine.stores.workspace import changes_between
 from tests.remembering import DAY_MS, HOUR_MS, Bench, put, write_both
 
@@ -120,7 +122,7 @@ def test_g3_me16_any_number_of_failures_leaves_it_claimable(bench):
     assert bench.consolidated().status == "succeeded"
 
 
-def test_f9_me35_while_one_consolidates_nobody_else_does(bench):
+def test_f9_g1_me35_me36_the_first_claim_makes_the_job_and_while_one_consolidates_nobody_else_does(bench):
     remembered(bench)
     inner = []
 
@@ -130,6 +132,51 @@ def test_f9_me35_while_one_consolidates_nobody_else_does(bench):
 
     assert bench.consolidated(consolidate).status == "succeeded"
     assert inner == ["running"]
+
+
+def test_k5_whoever_has_no_claim_touches_nothing(bench, tmp_path):
+    """A run that finds another at work, or comes too soon, neither removes links, nor seeds, nor syncs."""
+    remembered(bench)
+    notes = bench.root / "extensions/ad_hoc/instructions.md"
+
+    def disturb():
+        notes.unlink()
+        (bench.root / "link").symlink_to(tmp_path)
+        put(str(bench.root), "raw_memories.md", "not as it should be")
+        (bench.root / "phase2_workspace_diff.md").write_text("left by another program")
+
+    def consolidate(request):
+        disturb()
+        there = tree(bench.root)
+        assert bench.consolidated(lambda _: pytest.fail("asked")).status == "running"
+        assert tree(bench.root) == there
+        write_both(request)
+
+    assert bench.consolidated(consolidate).status == "succeeded"
+    there = tree(bench.root)
+    assert bench.consolidated(lambda _: pytest.fail("asked")).status == "cooldown"
+    assert tree(bench.root) == there
+    remembered(bench)
+    assert bench.consolidated(lambda _: 1 / 0, now=True).status == "failed"
+    notes.unlink()
+    (bench.root / "link").symlink_to(tmp_path)
+    there = tree(bench.root)
+    assert bench.consolidated(lambda _: pytest.fail("asked"), now=True).status == "backoff"
+    assert tree(bench.root) == there
+
+
+def test_k5_an_overtaken_owner_s_result_is_not_even_looked_at(bench, monkeypatch):
+    remembered(bench)
+    looked = []
+    real = outputs.check
+    monkeypatch.setattr(outputs, "check", lambda *arguments: (looked.append(1), real(*arguments)))
+
+    def late(request):
+        assert overtake(bench).status == "succeeded"
+        os.symlink("/nowhere", f"{request.root}/link")
+
+    assert bench.consolidated(late).status == "lost"
+    assert looked == [1]  # that of the one that took over
 
 
 def test_no_change_asks_no_consolidator(bench):
@@ -416,6 +463,29 @@ def a_crash(request):
     raise RuntimeError("crashed")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError("the sandbox is not allowed"), FileNotFoundError("no such program"), EOFError(), MemoryError("x")],
+    ids=["f7 sandbox", "f8 spawn", "ended", "memory"],
+)
+def test_f7_f8_a_consolidator_that_cannot_be_started_pauses_and_leaves_the_outputs_as_they_were(bench, error):
+    remembered(bench)
+    bench.consolidated()
+    before = bench.file("MEMORY.md"), bench.file("memory_summary.md")
+    remembered(bench)
+
+    def consolidate(request):
+        raise error
+
+    report = bench.consolidated(consolidate, now=True)
+    assert (report.status, type(error).__name__ in report.reason) == ("failed", True)
+    assert (bench.file("MEMORY.md"), bench.file("memory_summary.md")) == before
+    assert bench.consolidated(now=True).status == "backoff"
+    assert os.listdir(bench.path / "engine/work") == []
+    bench.rest(HOUR_MS)
+    assert bench.consolidated(now=True).status == "succeeded"
+
+
 @pytest.mark.parametrize("made", [no_summary, wrong_header, no_handbook, a_link, not_text, no_folder, a_crash])
 def test_f4_w11_k3_what_is_invalid_changes_nothing_and_pauses(bench, made):
     remembered(bench)
@@ -489,6 +559,26 @@ def test_k31_files_of_others_among_the_summaries_stay_and_a2_old_names_go(bench)
 # Forgetting
 
 
+def test_f15_when_the_last_memory_goes_the_handbook_is_left_to_the_consolidator(bench):
+    """The first versions of the Codex CLI removed everything then, without asking; the later ones ask, and so is done here."""
+    (thread,) = remembered(bench)
+    bench.consolidated()
+    bench.engine.threads.set_memory_mode(thread, "disabled")
+    told = []
+
+    def consolidate(request):
+        told.extend(request.changes)
+        assert request.memories == []
+        with open(f"{request.root}/MEMORY.md", encoding="utf-8") as file:
+            assert file.read().startswith("# Memories")
+        write_both(request)
+
+    assert bench.consolidated(consolidate).status == "succeeded"
+    assert [status for status, path in told if path.startswith("rollout_summaries/")] == ["D"]
+    assert bench.file("raw_memories.md") == "# Raw Memories\n\nNo memories yet.\n"
+    assert os.listdir(bench.root / "rollout_summaries") == []
+
+
 def test_g8_me21_me22_me23_what_is_polluted_is_forgotten_without_waiting(bench):
     keep, gone = remembered(bench, 2)
     bench.consolidated()
@@ -552,17 +642,69 @@ def test_r12_the_first_layout_is_taken_over_once_and_buckets_are_left_alone(benc
     assert (bench.root / "0123456789abcdef/memory/MEMORY.md").exists()
 
 
-def test_a_folder_of_another_program_is_left_alone_and_memories_can_be_kept_elsewhere(tmp_path):
-    bench = Bench(tmp_path / "home")
-    remembered(bench)
+def theirs(bench):
+    """Another program keeps its memories, and a baseline of its own, in the home; all that is there."""
     put(str(bench.root), ".git/HEAD", "ref: refs/heads/master\n")
     put(str(bench.root), "MEMORY.md", "theirs")
+    os.symlink("/nowhere", bench.root / "link")
+    return tree(bench.root)
+
+
+def tree(root):
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in sorted(root.rglob("*"))
+    }
+
+
+def test_where_another_program_keeps_its_memories_ours_are_beside_the_engine_s_own_files(bench):
+    there = theirs(bench)
+    (thread,) = remembered(bench)
+    assert bench.consolidated().status == "succeeded"
+    own = bench.path / "engine/memories"
+    assert bench.memories.status().root == str(own)
+    assert f"sum {thread}" in next((own / "rollout_summaries").iterdir()).read_text()
+    assert tree(bench.root) == there
+    shutil.rmtree(bench.root)  # the other program is gone: what was begun there stays there
+    bench.reopen()
+    assert bench.memories.status().root == str(own)
+    bench.rest(COOLDOWN_MS)
+    assert bench.consolidated().status == "unchanged"
+    receipt = bench.engine.threads.erase(thread, grace_s=None)
+    assert next(each.removed for each in receipt.stores if each.store == "memories") == 2
+    bench.memories.reset()
+    assert os.listdir(own) == []
+    assert not (bench.path / "engine/own_memories.json").exists()
+
+
+def test_a_folder_that_another_program_took_over_is_left_alone_and_the_error_says_what_to_do(bench):
+    (thread,) = remembered(bench)
+    bench.consolidated()
+    shutil.rmtree(bench.root)
+    there = theirs(bench)
+    bench.reopen()
+    bench.rest(COOLDOWN_MS)
     report = bench.consolidated()
-    assert (report.status, "WorkspaceForeign" in report.reason) == ("failed", True)
-    assert sorted(os.listdir(bench.root)) == [".git", "MEMORY.md"]
-    with pytest.raises(WorkspaceForeign):
+    own = bench.path / "engine/memories"
+    assert (report.status, f"make the folder {own}" in report.reason) == ("failed", True)
+    with pytest.raises(WorkspaceForeign) as refused:
         bench.memories.reset()
-    assert bench.file("MEMORY.md") == "theirs"
+    assert f"make the folder {own}" in refused.value.hint
+    with pytest.raises(WorkspaceForeign):
+        bench.memories.sync_extension("web", "read", [])
+    assert tree(bench.root) == there
+    own.mkdir()
+    bench.reopen()
+    bench.rest(HOUR_MS)
+    report = bench.consolidated()
+    assert (report.status, report.baseline) == ("succeeded", "made")
+    assert thread in (own / "raw_memories.md").read_text()
+    assert tree(bench.root) == there
+
+
+def test_with_a_state_folder_elsewhere_memories_are_there(tmp_path):
+    bench = Bench(tmp_path / "home")
+    there = theirs(bench)
+    bench.thread()
     bench.close()
     from tests.writing import opened
 
@@ -571,7 +713,87 @@ def test_a_folder_of_another_program_is_left_alone_and_memories_can_be_kept_else
         e.memories.put(thread, trace_summary="r", memory_summary="s")
         assert e.memories.run(extracting=False).consolidated.status == "succeeded"
     assert (tmp_path / "state/memories/MEMORY.md").exists()
-    assert sorted(os.listdir(bench.root)) == [".git", "MEMORY.md"]
+    assert tree(bench.root) == there
+
+
+def test_an_erasure_reaches_the_folder_though_its_baseline_was_lost(bench):
+    keep, gone = remembered(bench, 2)
+    bench.consolidated()
+    shutil.rmtree(bench.root / ".git")
+    receipt = bench.engine.threads.erase(gone, grace_s=None)
+    assert next(each.removed for each in receipt.stores if each.store == "memories") == 2
+    assert gone not in bench.file("raw_memories.md")
+    assert keep in bench.file("raw_memories.md")
+    assert len(os.listdir(bench.root / "rollout_summaries")) == 1
+
+
+def test_an_erasure_without_the_database_of_jobs_takes_all_else_says_so_and_is_finished_later(bench):
+    """It left the folder of memories as it was, and said that all was erased."""
+    keep, gone = remembered(bench, 2)
+    bench.memories.put(gone, trace_summary="canary-raw", memory_summary="canary-sum")
+    bench.consolidated(
+        lambda request: (put(request.root, "MEMORY.md", "m"), put(request.root, "memory_summary.md", "v1"))
+    )
+    failing = bench.thread("x")
+    bench.rest()
+
+    def fail(request):
+        raise ValueError("canary-error")
+
+    assert bench.extracted(extract=fail, exclude=[keep, gone]).failed == [(failing, "ValueError: canary-error")]
+    bench.engine.close()
+    jobs = bench.path / "engine/jobs_1.sqlite"
+    jobs.rename(bench.path / "engine/away")
+    jobs.mkdir()  # no database can be opened there
+    bench.reopen()
+    assert bench.memories.status().has_jobs is False
+    assert bench.memories.get(gone).raw_memory == "canary-raw"
+    for thread in (gone, failing):
+        with pytest.raises(StoreUnavailable, match="erased but for its row in the database of jobs"):
+            bench.engine.threads.erase(thread, grace_s=None)
+    assert not [path for path in holding(bench.path, b"canary") if path.name != "away"]
+    with pytest.raises(StoreUnavailable):
+        bench.run()
+    bench.reopen()  # still not
+    assert not [path for path in holding(bench.path, b"canary") if path.name != "away"]
+    bench.engine.close()
+    jobs.rmdir()
+    (bench.path / "engine/away").rename(jobs)
+    bench.reopen()
+    with bench.memories._parts.jobs._database.read() as transaction:
+        assert transaction.row("SELECT count(*) FROM jobs WHERE job_key IN (?, ?)", (gone, failing)) == (0,)
+    with bench.engine._database.read() as transaction:
+        assert unfinished_erasures(transaction) == []
+    bench.engine.close()
+    assert holding(bench.path, b"canary") == []
+    bench.reopen()
+
+
+def holding(root, word):
+    """The files below a folder in which this stands."""
+    return [path for path in root.rglob("*") if path.is_file() and word in path.read_bytes()]
+
+
+def test_f5_a_file_in_the_folder_s_place_fails_and_pauses(bench):
+    remembered(bench)
+    bench.root.write_text("in its place")
+    report = bench.consolidated(lambda _: pytest.fail("asked"))
+    assert (report.status, "is a file" in report.reason) == ("failed", True)
+    assert bench.consolidated(lambda _: pytest.fail("asked")).status == "backoff"
+    assert bench.root.read_text() == "in its place"
+
+
+def test_s4_extensions_that_are_a_link_are_made_a_folder_and_nothing_is_made_behind_it(bench, tmp_path):
+    (tmp_path / "outside").mkdir()
+    bench.root.mkdir()
+    (bench.root / "extensions").symlink_to(tmp_path / "outside")
+    with pytest.raises(WorkspaceForeign):
+        bench.memories.add_note("x")
+    remembered(bench)
+    assert bench.consolidated().links_removed == 1
+    assert os.listdir(tmp_path / "outside") == []
+    assert not (bench.root / "extensions").is_symlink()
+    assert bench.file("extensions/ad_hoc/instructions.md").startswith("# Notes")
 
 
 def test_f6_a_folder_in_the_place_of_a_file_fails_and_pauses(bench):
@@ -584,20 +806,27 @@ def test_f6_a_folder_in_the_place_of_a_file_fails_and_pauses(bench):
     assert (bench.root / "raw_memories.md/inside/kept").read_text() == "x"
 
 
-def test_r7_r8_a_reset_forgets_everything_but_threads_and_modes(bench):
+def test_r7_r8_r10_me08_a_reset_forgets_everything_but_threads_and_modes(bench):
     threads = remembered(bench, 2)
     bench.engine.threads.set_memory_mode(threads[0], "disabled")
-    bench.consolidated()
+    bench.rest()
+    bench.thread("later")
+    bench.rest()
+    assert bench.run().extracted.claimed == 1
     bench.memories.record_usage(threads)
     bench.memories.reset()
     assert os.listdir(bench.root) == []
-    status = bench.memories.status()
-    assert status.coverage.outputs == 0
-    assert status.consolidated.threads_max == 0
-    assert bench.engine.threads.get(threads[0]).memory_mode == "disabled"
+    with bench.memories._parts.jobs._database.read() as transaction:
+        assert transaction.row("SELECT count(*) FROM jobs WHERE kind LIKE 'memory%'") == (0,)
+    for _ in range(2):
+        status = bench.memories.status()
+        assert status.coverage.outputs == 0
+        assert status.consolidated.threads_max == 0
+        assert bench.engine.threads.get(threads[0]).memory_mode == "disabled"
+        bench.reopen()
     bench.rest()
     report = bench.run()
-    assert report.extracted.succeeded == 1
+    assert report.extracted.succeeded == 2
     assert report.consolidated.status == "succeeded"
 
 
@@ -653,6 +882,103 @@ def test_k7_one_that_does_not_end_is_left_behind_and_said(tmp_path):
     bench.close()
 
 
+def test_g5_g7_g9_me34_me38_the_watermark_is_that_of_the_newest_input_and_never_falls(bench):
+    """Nothing is enqueued here, and the watermark decides nothing; it says how new the newest of all consolidated was."""
+    old, new = remembered(bench, 2)
+    newest_ms = bench.memories.get(new).source_updated_at_ms
+    assert bench.memories.get(old).source_updated_at_ms < newest_ms
+
+    def watermark():
+        return bench.memories.status().consolidated.success_watermark
+
+    def late(request):
+        jobs = bench.memories._parts.global_jobs
+        (running,) = jobs.running(CONSOLIDATE)
+        wrong = Job(CONSOLIDATE, "global", 0, request.generation, "another token", running.attempts)
+        assert not jobs.complete(wrong)
+        assert watermark() == 0
+        write_both(request)
+
+    assert bench.consolidated(late).status == "succeeded"
+    assert watermark() == newest_ms
+    bench.memories.mark_polluted(new)
+    assert bench.consolidated().selected == 1
+    assert watermark() == newest_ms
+    bench.memories.mark_polluted(old)
+    assert bench.consolidated().selected == 0
+    assert watermark() == newest_ms
+
+
+def test_k6_a_heartbeat_that_fails_once_loses_nothing(tmp_path, monkeypatch):
+    bench = Bench(tmp_path / "home", heartbeat_s=0.01)
+    remembered(bench)
+    beaten = []
+    again = threading.Event()
+    real = type(bench.memories._parts.global_jobs).heartbeat
+
+    def heartbeat(self, job, progress=""):
+        beaten.append(1)
+        if len(beaten) == 1:
+            raise StoreUnavailable("the disk is slow")
+        real(self, job, progress)
+        again.set()
+
+    monkeypatch.setattr(type(bench.memories._parts.global_jobs), "heartbeat", heartbeat)
+
+    def consolidate(request):
+        assert again.wait(30)
+        assert not request.is_lost()
+        write_both(request)
+
+    assert bench.consolidated(consolidate).status == "succeeded"
+    bench.close()
+
+
+def test_r9_ready_is_a_summary_that_is_there_and_the_most_threads_that_were_ever_in_it(bench):
+    def ready():
+        status = bench.memories.status()
+        return status.consolidated.threads_max, status.is_ready
+
+    threads = remembered(bench, 2)
+    assert ready() == (0, False)
+    bench.consolidated()
+    assert ready() == (2, True)
+    (bench.root / "memory_summary.md").rename(bench.root / "away")
+    assert ready() == (2, False)
+    (bench.root / "away").rename(bench.root / "memory_summary.md")
+    bench.engine.threads.erase(threads[0], grace_s=None)
+    assert bench.consolidated().selected == 1
+    assert ready() == (2, True)
+    bench.memories.reset()
+    assert ready() == (0, False)
+
+
+def test_c11_s3_s9_two_state_folders_have_memories_of_their_own(bench, tmp_path):
+    """What two versions of a pipeline are to the Codex CLI: each claims the same thread, neither sees the other's folder."""
+    from tests.writing import opened
+
+    thread = bench.thread()
+    bench.memories.add_note("of the first alone")
+    bench.rest()
+    with opened(bench.path, bench.clock, options=bench.options, state_dir=str(tmp_path / "state")) as other:
+        second = []
+
+        def consolidate(request):
+            second.append(other.memories.run(bench.extract, write_both))
+            write_both(request)
+
+        first = bench.run(consolidate=consolidate)
+        for report in (first, *second):
+            assert (report.extracted.succeeded, report.consolidated.status) == (1, "succeeded")
+        assert [each.thread_id for each in bench.asked] == [thread, thread]
+        assert other.memories.status().consolidated.selected == bench.memories.status().consolidated.selected
+    for root in (bench.root, tmp_path / "state/memories"):
+        assert len(os.listdir(root / "rollout_summaries")) == 1
+        assert (root / "extensions/ad_hoc/instructions.md").exists()
+    assert len(os.listdir(bench.root / "extensions/ad_hoc/notes")) == 1
+    assert not (tmp_path / "state/memories/extensions/ad_hoc/notes").exists()
+
+
 def test_a_lost_lease_is_told_to_the_consolidator(tmp_path):
     bench = Bench(tmp_path / "home", heartbeat_s=0.01)
     remembered(bench)
@@ -702,12 +1028,12 @@ class Killed(BaseException):
 STEPS = {
     "1 claim": ("_prepare", "before"),
     "2 prepare": ("_synced", "before"),
-    "5 sync": ("_copied", "before"),
+    "5 sync": ("copied", "before"),
     "7 diff file": ("_call", "before"),
     "8 consolidating": ("consolidator", "half"),
     "8 done": ("_checked", "before"),
     "plan": ("_carry_out", "before"),
-    "taking": ("_take", "second"),
+    "taking": ("take", "second"),
     "taken": ("reset", "before"),
     "H6 baseline": ("_record", "before"),
     "H7 recorded": ("complete", "before"),
@@ -764,10 +1090,11 @@ def half_then_die(request):
 def kill_at(bench, monkeypatch, name, how):
     if name == "consolidator":
         return
+    from engine.memories import inputs, plan
     from engine.stores.workspace import Workspace
 
     jobs = bench.memories._parts.global_jobs
-    owner = Workspace if name == "reset" else type(jobs) if name == "complete" else Consolidating
+    owner = {"reset": Workspace, "complete": type(jobs), "take": plan, "copied": inputs}.get(name, Consolidating)
     real, calls = getattr(owner, name), []
 
     def killed(self, *arguments, **named):
@@ -804,7 +1131,7 @@ def test_an_edit_after_the_crash_wins_over_what_was_decided_before_it(bench, mon
     assert pending(bench) == [("M", "MEMORY.md")]
 
 
-def test_l8_me24_me27_what_is_extracted_anew_meanwhile_is_not_selected(bench):
+def test_l8_l9_me24_me26_me27_what_is_extracted_anew_meanwhile_is_not_selected(bench):
     keep, again = remembered(bench, 2)
 
     def consolidate(request):

@@ -8,15 +8,15 @@ import threading
 
 import pytest
 
-from engine.errors import ContextOverflow, ReadOnlyHome
+from engine.errors import ContextOverflow, ReadOnlyHome, StoreUnavailable
 from engine.memories.budget import cut_middle, estimate_tokens, fit, gather
-from engine.memories.contract import Extraction, read_answer
+from engine.memories.contract import SCHEMA, Extraction, read_answer
 from engine.memories.items import kept
 from engine.memories.parts import EXTRACT
 from engine.memories.phase1 import Claims
 from engine.stores.jobs import Job
 from tests.remembering import DAY_MS, HOUR_MS, IDLE_MS, Bench
-from tests.writing import opened
+from tests.writing import opened, say
 
 MINUTE_MS = 60_000
 
@@ -183,6 +183,31 @@ def test_p7_k20_secrets_are_gone_before_an_extractor_sees_them_and_from_what_it_
     assert record["rollout_slug"] == "[REDACTED_SECRET]"
 
 
+def test_p7_a_secret_in_what_a_tool_answered_is_gone(bench):
+    with bench.engine.threads.create(cwd="/srv") as thread:
+        say(thread, "show it")
+        thread.append(
+            [
+                {
+                    "type": "response_item",
+                    "payload": {"type": "function_call", "name": "shell", "call_id": "c", "arguments": "{}"},
+                },
+                {
+                    "type": "response_item",
+                    "payload": {
+                        "type": "function_call_output",
+                        "call_id": "c",
+                        "output": 'API_KEY="abcdefghijklmnop"\n',
+                    },
+                },
+            ]
+        )
+    bench.rest()
+    bench.extracted()
+    (output,) = (each["output"] for each in json.loads(bench.asked[0].text) if each["type"] == "function_call_output")
+    assert output == 'API_KEY="[REDACTED_SECRET]"\n'
+
+
 def message(role, *texts):
     return {"type": "message", "role": role, "content": [{"type": "input_text", "text": text} for text in texts]}
 
@@ -346,6 +371,13 @@ def test_k22_an_overflow_is_answered_with_less(bench):
 def test_p16_the_contract_and_its_older_keys_are_accepted(answer):
     found = read_answer(answer)
     assert (found.raw_memory, found.rollout_summary, found.rollout_slug) == ("r", "s", "x")
+
+
+def test_p5_the_schema_for_models_wants_three_keys_and_no_other():
+    assert SCHEMA["required"] == ["raw_memory", "rollout_slug", "rollout_summary"]
+    assert SCHEMA["properties"]["rollout_slug"]["type"] == ["string", "null"]
+    assert SCHEMA["additionalProperties"] is False
+    assert sorted(SCHEMA["properties"]) == sorted(SCHEMA["required"])
 
 
 @pytest.mark.parametrize(
@@ -631,8 +663,6 @@ def test_a_rebuild_costs_no_call(bench):
 def test_a_fork_s_memory_is_of_its_own_part(bench):
     parent = bench.thread("of the parent")
     with bench.engine.threads.fork(parent) as child:
-        from tests.writing import say
-
         say(child, "of the child")
     bench.rest()
     bench.extracted()
@@ -640,6 +670,57 @@ def test_a_fork_s_memory_is_of_its_own_part(bench):
     assert "of the parent" not in texts[child.id]
     assert "of the child" in texts[child.id]
     assert "of the parent" in texts[parent]
+
+
+def test_p3_me34_each_success_is_told_to_the_next_consolidation_and_the_larger_watermark_stays(bench):
+    first = bench.thread()
+    bench.rest(HOUR_MS)
+    second = bench.thread()
+    bench.rest()
+    report = bench.run()
+    assert (report.extracted.succeeded, report.consolidated.selected) == (2, 2)
+    known = bench.memories.status().consolidated
+    times = {each: bench.memories.get(each).source_updated_at_ms for each in (first, second)}
+    assert times[first] < times[second] == known.success_watermark
+    assert dict(known.selected) == times
+
+
+def test_s2_without_the_database_of_jobs_nothing_is_made_and_nothing_is_touched(bench):
+    """The Codex CLI's pipeline ends in silence then; here it says why."""
+    thread = bench.thread()
+    bench.rest()
+    bench.engine.close()
+    for path in (bench.path / "engine").glob("jobs_1*"):
+        path.unlink()
+    (bench.path / "engine/jobs_1.sqlite").mkdir()
+    bench.reopen()
+    with pytest.raises(StoreUnavailable):
+        bench.run()
+    assert bench.asked == []
+    assert bench.outcomes() == []
+    assert not bench.root.exists()
+    assert bench.put(thread).raw_memory == "raw"  # what needs no claim works
+    assert bench.memories.record_usage([thread]) == 1
+    assert [each.thread_id for each in bench.memories.latest()] == [thread]
+
+
+def test_r11_a_memory_mode_survives_what_is_said_later_and_comes_back_from_the_rollout(bench):
+    with bench.engine.threads.create(cwd="/srv", memory_mode="disabled") as thread:
+        say(thread, "hello")
+    bench.say_more(thread.id, "more")
+    other = bench.thread()
+    bench.memories.mark_polluted(other)
+    bench.say_more(other, "more")
+    modes = {thread.id: "disabled", other: "polluted"}
+    assert {each: bench.engine.threads.get(each).memory_mode for each in modes} == modes
+    bench.engine.close()
+    for path in (bench.path / "engine").glob("*.sqlite*"):
+        path.unlink()
+    bench.reopen()
+    bench.engine.backfill()
+    assert {each: bench.engine.threads.get(each).memory_mode for each in modes} == modes
+    bench.rest()
+    assert bench.extracted().claimed == 0
 
 
 def test_a_home_that_cannot_be_written_says_so(tmp_path, monkeypatch):

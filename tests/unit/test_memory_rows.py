@@ -309,9 +309,11 @@ def test_r4_the_summary_is_what_a_session_is_shown(bench):
     bench.consolidated(write_both)
     assert bench.memories.summary().startswith("v1\n")
     assert "tokens truncated" in bench.memories.summary(tokens_max=5)
-    for path in ("../engine/state_1.sqlite", "/etc/passwd", ".git/HEAD", "a//b", ""):
+    for path in ("../engine/state_1.sqlite", "/etc/passwd", "a//b"):
         with pytest.raises(InvalidRequest):
             bench.memories.read(path)
+    for path in (".git/HEAD", ""):
+        assert bench.memories.read(path) is None
     assert bench.memories.read("nothing.md") is None
     assert bench.memories.read("skills") is None
 

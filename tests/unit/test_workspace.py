@@ -234,10 +234,11 @@ def test_a_repository_that_is_not_ours_is_never_touched(bench, kind):
         (bench.root / ".git").write_text(f"gitdir: {other}\n")
     else:
         (bench.root / ".git").symlink_to(other)
+    (bench.root / "a link").symlink_to(other)
     before = sorted(os.listdir(bench.root)), sorted(os.listdir(other))
-    bench.workspace.ensure_folder()
-    with pytest.raises(WorkspaceForeign):
-        bench.workspace.ensure()
+    for call in (bench.workspace.ensure_folder, bench.workspace.ensure):
+        with pytest.raises(WorkspaceForeign):
+            call()
     assert (sorted(os.listdir(bench.root)), sorted(os.listdir(other))) == before
 
 
@@ -315,6 +316,19 @@ def test_a_large_file_is_known_by_its_digest(tmp_path):
     assert bench.statuses() == []
     bench.write("large", b"x" * 1000 + b"y")
     assert bench.statuses() == [("M", b"large")]
+
+
+def test_w10_the_size_counts_nested_files_and_neither_the_baseline_nor_links(bench):
+    assert bench.workspace.size() == 0
+    bench.ready()
+    bench.write("a", b"x" * 5)
+    bench.write("b/c/d", b"x" * 7)
+    bench.write("b/.git/config", b"x" * 11)
+    bench.write("hidden/e", b"x" * 13)
+    (bench.root / "b/up").symlink_to(bench.root)
+    (bench.root / "link").symlink_to(bench.root / "a")
+    bench.settle()
+    assert bench.workspace.size() == 12
 
 
 def test_more_files_than_memories_are_refused(tmp_path):
