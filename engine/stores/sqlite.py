@@ -263,8 +263,7 @@ class Database:
             link = self._writing_link()
             with link.translated("scrub"):
                 link.connection.execute("VACUUM")
-                link.waits_from_now()
-                link.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                link.empty_wal()
 
     @property
     def use_lock(self) -> str | None:
