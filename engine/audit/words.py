@@ -1,7 +1,7 @@
 """The index of what was said, beyond its rows: whether it has the words of each message, and what a thread shows of it.
 
-The rows of messages are compared as those of any side database. What stands beside them is compared here, in one snapshot:
-each message has words and no words are of none, they are as many as its record has and begin as it does, each rollout is
+The rows of messages are compared as those of any side database. What stands beside them is compared here, a rollout's in
+one snapshot, which is not kept longer: each message has words and no words are of none, they are as many as its record has and begin as it does, each rollout is
 shown as far as the others of its thread say, and the names are those of the tables of facts. A record that cannot be read is
 passed over, since an audit of the files tells of it.
 """
@@ -50,9 +50,11 @@ def word_findings(parts: Parts, side: Side, state: Database) -> Iterator[Finding
     try:
         if not side.is_there:
             return
-        with side.database().read() as transaction:
+        database = side.database()
+        with database.read() as transaction:
             yield from _unnamed(transaction)
-            yield from _messages(parts, side, transaction)
+        yield from _messages(parts, side, database)
+        with database.read() as transaction:
             yield from _shown(transaction)
             yield from _names(transaction, state)
     except StoreError:
@@ -65,14 +67,19 @@ def _unnamed(transaction: Transaction) -> Iterator[Finding]:
         yield _wrong(f"{count} entries of words are of no message and no name", None, None)
 
 
-def _messages(parts: Parts, side: Side, transaction: Transaction) -> Iterator[Finding]:
+def _messages(parts: Parts, side: Side, database: Database) -> Iterator[Finding]:
+    with database.read() as transaction:
+        paths = [path for (path,) in transaction.rows("SELECT path FROM rollouts ORDER BY path")]
     with Words() as words, Bodies(parts.home, options=parts.options, files=parts.files) as bodies:
-        for (path,) in list(transaction.rows("SELECT path FROM rollouts ORDER BY path")):
-            rows = [_Stored(*row) for row in transaction.rows(_STORED, {"path": path})]
-            wrong = [each for each in rows if not _has_its_words(parts, transaction, each, words, bodies)]
-            with contextlib.suppress(OSError):  # what was read counts, whatever becomes of the descriptor
-                bodies.close()
-            if wrong and _is_followed(parts, side, transaction, path):
+        for path in paths:
+            with database.read() as transaction:
+                rows = [_Stored(*row) for row in transaction.rows(_STORED, {"path": path})]
+                wrong = [each for each in rows if not _has_its_words(parts, transaction, each, words, bodies)]
+                with contextlib.suppress(OSError):  # what was read counts, whatever becomes of the descriptor
+                    bodies.close()
+                if wrong and not _is_followed(parts, side, transaction, path):
+                    wrong = []
+            if wrong:
                 yield _wrong(
                     f"the words of {len(wrong)} messages are not what the rollout says", path, wrong[0].thread_id
                 )
@@ -81,7 +88,7 @@ def _messages(parts: Parts, side: Side, transaction: Transaction) -> Iterator[Fi
 def _is_followed(parts: Parts, side: Side, transaction: Transaction, path: str) -> bool:
     """Whether the rollout still begins with the bytes that the index is of: a history that was rewritten is lag."""
     (projection,) = side.projections
-    mark = watermarks.load(transaction, [path])[path].get(projection.name)
+    mark = watermarks.load(transaction, [path]).get(path, {}).get(projection.name)
     try:
         found = locate(parts.home, path, parts.files)
         if found is None or mark is None or mark.version != projection.version:

@@ -162,7 +162,7 @@ def rebuild(
 )
 def audit(
     context: typer.Context,
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every line, and check the databases' indexes.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every line.")] = False,
     codex: Annotated[
         bool, typer.Option("--codex", help="Compare the Codex CLI's own databases with the files instead.")
     ] = False,
