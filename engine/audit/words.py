@@ -1,9 +1,9 @@
 """The index of what was said, beyond its rows: whether it has the words of each message, and what a thread shows of it.
 
-The rows of messages are compared as those of any side database. What stands beside them is compared here, a rollout's in
-one snapshot, which is not kept longer: each message has words and no words are of none, they are as many as its record has and begin as it does, each rollout is
-shown as far as the others of its thread say, and the names are those of the tables of facts. A record that cannot be read is
-passed over, since an audit of the files tells of it.
+The rows of messages are compared as those of any side database. What stands beside them is compared here, each rollout's in
+a snapshot of its own: each message has words and no words are of none, they are as many as its record has and begin as it
+does, each rollout is shown as far as the others of its thread say, and the names are those of the tables of facts. A
+record that cannot be read is passed over, since an audit of the files tells of it.
 """
 
 from __future__ import annotations

@@ -125,10 +125,11 @@ class Link:
         while True:
             try:
                 self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                return
             except BUSY:
                 if not self.wait():
                     raise
+            else:
+                break
 
     def keep_wal(self, *, wanted: bool) -> None:
         """Whether closing leaves the -wal as it is. The last to close a damaged file would else write into it."""

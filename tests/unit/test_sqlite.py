@@ -532,7 +532,10 @@ def test_a_scrub_waits_for_another_process_that_moves_the_wal_into_the_file(
     database = opened(options=Options(busy_wait_ms=10_000))
     put(database, "x" * 100_000)
     child = subprocess.Popen(
-        [sys.executable, "-c", CHECKPOINTER, str(database.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHECKPOINTER, str(database.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert child.stdout is not None
     child.stdout.readline()
