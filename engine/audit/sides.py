@@ -35,8 +35,6 @@ def side_findings(parts: AuditParts) -> Iterator[Finding]:
                 side.catch_up()
             if side.is_there:
                 yield from _findings(parts, side)
-                if side.name == SEARCH:
-                    yield from word_findings(parts.side_parts, side, parts.database)
         except StoreCorrupt as error:
             yield damage_finding(parts, side.name, error.path, [error.message], mend=_mend(side))
         except StoreError as error:
@@ -52,6 +50,8 @@ def _findings(parts: AuditParts, side: Side) -> Iterator[Finding]:
         return
     for each in compare_side(parts.side_parts, side):
         yield _finding(side, each)
+    if side.name == SEARCH:
+        yield from word_findings(parts.side_parts, side, parts.database)
 
 
 def _mend(side: Side) -> str:
