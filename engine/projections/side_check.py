@@ -16,7 +16,7 @@ from engine.errors import ProjectionFailed
 from engine.projections.fold import Folder, SetAside
 from engine.projections.projection import Change, Projection
 from engine.projections.side import BOOKKEEPING, Parts, Side
-from engine.projections.side_tables import SET_ASIDE, orphans, rows_apart, rows_of
+from engine.projections.side_tables import SET_ASIDE, orphans, query_of, rows_apart
 from engine.projections.threads import stream_of
 from engine.stores import watermarks
 from engine.stores.layout import Found, locate
@@ -69,6 +69,8 @@ class _Comparison:
         self._database = side.database()
         self._memory = memory
         options = parts.options
+        with memory.read() as transaction:
+            self._queries = {table.name: query_of(transaction, table) for table in side.tables}
         self._folders = {
             each.name: Folder([each], options, decode=side.decode, piece_bytes=options.piece_bytes)
             for each in side.projections
@@ -136,14 +138,13 @@ class _Comparison:
 
     def _rows(self, transaction: Transaction, path: str) -> Iterator[SideDifference]:
         with self._memory.read() as memory:
-            for table in self._side.tables:
-                more, fewer = rows_apart(rows_of(transaction, table, path), rows_of(memory, table, path))
+            for table, query in self._queries.items():
+                more, fewer = rows_apart(*(each.rows(query, {"path": path}) for each in (transaction, memory)))
                 if more or fewer:
                     message = (
-                        f"{more} rows of {table.name} are not what the rollout says, "
-                        f"and {fewer} that it says are missing"
+                        f"{more} rows of {table} are not what the rollout says, and {fewer} that it says are missing"
                     )
-                    yield SideDifference(self._side.name, "rows", path, table.name, more, fewer, message)
+                    yield SideDifference(self._side.name, "rows", path, table, more, fewer, message)
 
     def _set_aside(
         self, transaction: Transaction, projection: str, path: str, mark: Watermark, aside: list[SetAside]
