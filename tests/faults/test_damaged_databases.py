@@ -99,10 +99,14 @@ class Bench:
             process.log(f"record {number}", self.made[0].id if number % 3 else None, level=("INFO", "WARN")[number % 2])
 
     def asked(self, opened: engine.Engine) -> list[Any]:
-        """What the indexes of turns and of words answer, all of it."""
-        turns = [opened.turns.list(each.id, limit=0, items_view="full").turns for each in self.made]
-        found = [opened.search(word, limit=0, sort="oldest").hits for word in ("the", "test*", "named")]
-        return [msgspec.to_builtins(each) for each in (turns, found)]
+        """What the indexes of turns and of words answer, all of it; who meets the damage may be told that it is short."""
+        pages: list[Any] = []
+        for _ in range(2):
+            pages = [opened.turns.list(each.id, limit=0, items_view="full") for each in self.made]
+            pages += [opened.search(word, limit=0, sort="oldest") for word in ("the", "test*", "named")]
+            if not any(page.partial for page in pages):
+                break
+        return [msgspec.to_builtins(page) for page in pages]
 
     def read_log(self, opened: engine.Engine) -> list[Any]:
         """Every record of the log. The answer that meets the damage says that it lacks all, the next one has them."""
@@ -200,7 +204,7 @@ def check_index(bench: Bench, name: str, where: object) -> str:
         findings = opened.audit().faults
         aside = bench.aside(name)
         assert aside <= 1, f"set aside more than once: {where}"
-        assert findings or answers == bench.answers, f"silent: {where}"
+        assert findings or aside or answers == bench.answers, f"silent: {where}"
         if findings:
             report = opened.repair()
             if {found.mend for found in report.left} - {None}:  # names, and what looks like a newer engine's
@@ -279,7 +283,7 @@ TITLES = {"history_1.sqlite": "turns", "search_1.sqlite": "search"}
 
 
 def test_flips_in_every_page_end_with_the_same_rows_or_are_named_and_mended(bench: Bench) -> None:
-    found = flip_pages(bench, "state_1.sqlite", each=3, seed=5)
+    found = flip_pages(bench, "state_1.sqlite", each=2, seed=5)
     assert {"the same", "set aside", "mended"} <= set(found)  # else one of the outcomes was not tried
 
 
@@ -291,13 +295,13 @@ def test_flips_in_every_page_of_an_index_end_with_the_same_answers(bench: Bench,
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(100, 104))
 def test_soak_flips_in_every_page(bench: Bench, seed: int) -> None:
-    flip_pages(bench, "state_1.sqlite", each=40, seed=seed)
+    flip_pages(bench, "state_1.sqlite", each=15, seed=seed)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_soak_flips_in_every_page_of_the_other_databases(bench: Bench, name: str) -> None:
-    flip_pages(bench, name, each=40, seed=100)
+    flip_pages(bench, name, each=20, seed=100)
 
 
 @pytest.mark.soak
