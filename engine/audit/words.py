@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from engine.audit.findings import REPAIR, Finding, finding
+from engine.audit.findings import REPAIR, WORDS, Finding, finding
 from engine.errors import EngineError, StoreError
 from engine.events.said import said_in
 from engine.projections.fold import Folder
@@ -124,7 +124,8 @@ def _shown(transaction: Transaction) -> Iterator[Finding]:
         ends = shown_ends(rows)
         for row in rows:
             if row.shown_end != ends[row.number]:
-                yield _wrong("another part of the rollout is searched than its thread shows", row.path, thread_id)
+                message = "another part of the rollout is searched than its thread shows"
+                yield _wrong(message, row.path, thread_id, table="rollouts")
 
 
 def _names(transaction: Transaction, state: Database) -> Iterator[Finding]:
@@ -150,10 +151,12 @@ def _number(data: bytes) -> int:
     return value
 
 
-def _wrong(message: str, path: str | None, thread_id: str | None) -> Finding:
-    """What is of one rollout is mended by folding it anew; names, and words of nobody, by the whole index."""
+def _wrong(message: str, path: str | None, thread_id: str | None, *, table: str = WORDS) -> Finding:
+    """What is of a rollout is mended by a repair; names, and words of nobody, by a rebuild."""
     mend = _REBUILD if path is None else REPAIR
-    return finding("wrong_rows", f"search: {message}", path=path, thread_id=thread_id, field="search.words", mend=mend)
+    return finding(
+        "wrong_rows", f"search: {message}", path=path, thread_id=thread_id, field=f"search.{table}", mend=mend
+    )
 
 
 _NOBODYS = """
