@@ -512,7 +512,17 @@ class Engine:
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
         self._search = SearchIndex(home, search_rows, history, fresh, options=options, files=files)
         audited = AuditParts(
-            home, database, self._jobs, checker, self._facts, journal, self._sides, options, clock, files
+            home,
+            database,
+            self._jobs,
+            checker,
+            self._facts,
+            journal,
+            self._sides,
+            self._log_table,
+            options,
+            clock,
+            files,
         )
         self._auditor = Auditor(audited)
         finish = {

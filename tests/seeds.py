@@ -11,9 +11,10 @@ import contextlib
 import json
 import os
 import shutil
-import sqlite3
 from collections import Counter
 from random import Random
+
+import apsw
 
 import engine
 from engine.clock import SystemClock
@@ -55,9 +56,11 @@ class Seeding:
             file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
     def sql(self, statement, *, database="state", **values):
-        with contextlib.closing(sqlite3.connect(self.home / f"engine/{database}_1.sqlite")) as connection, connection:
+        # By the library that the engine uses: two of them in one process take each other's POSIX locks away.
+        with contextlib.closing(apsw.Connection(str(self.home / f"engine/{database}_1.sqlite"))) as connection:
             values = {"id": self.thread.id, "path": self.thread.path, "other": OTHER, **values}
-            assert connection.execute(statement, values).rowcount == 1
+            connection.execute(statement, values)
+            assert connection.changes() == 1
 
 
 def missing_row(seeding):
@@ -293,7 +296,7 @@ def stale_failure(seeding):
 
 
 def damaged_database(seeding):
-    with contextlib.closing(sqlite3.connect(seeding.home / "engine/jobs_1.sqlite")) as connection:
+    with contextlib.closing(apsw.Connection(str(seeding.home / "engine/jobs_1.sqlite"))) as connection:
         connection.execute("DROP TABLE leases")
 
 

@@ -43,7 +43,7 @@ class Auditor:
 
     def run(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
         """Check everything. Raises `StoreError` where the tables cannot be read for a reason other than damage."""
-        store = list(damaged(self._parts, deep=deep))
+        store = list(damaged(self._parts))
         rows = not any(each.field == self._parts.database.name for each in store)
         look = _Look(self._parts, deep=deep, rows=rows)
         try:
@@ -52,7 +52,7 @@ class Auditor:
             store.append(_corrupt(self._parts, error))
             look = _Look(self._parts, deep=deep, rows=False)
             found = look.first(progress)
-        findings = [*store, *_Patience(self._parts, look).settled(found), *side_findings(self._parts, deep=deep)]
+        findings = [*store, *_Patience(self._parts, look).settled(found), *side_findings(self._parts)]
         sweep = look.sweep
         unknown = dict(sorted(sweep.unknown_kinds.items())) if deep else None
         checked = Checked(sweep.threads, sweep.records, sweep.bytes)

@@ -22,6 +22,9 @@ ENGINE_REPAIR = "Engine.repair()"
 UPGRADE = "pip install -U rolloutdb"
 _MENDED_BY_REPAIR = (REPAIR, REPAIR_OFFLINE, BACKFILL, ENGINE_REPAIR)
 
+WORDS = "words"
+"""What the `field` of a finding names, behind its database, where the index of what was said lacks words of a message."""
+
 LAG = "lag"
 """The one class that is no fault: rows follow a rollout that is being written."""
 

@@ -2,7 +2,8 @@
 
 That program has two kinds of list. One is read from its database alone (sorted by recency, or asked for so); the default
 one scans the folders, and shows what the heads of the rollouts say. Both leave out what does not pass their filters, and
-neither says so. Being archived is not being lost: there is a list of the archived ones.
+neither says so. Being archived is not being lost: there is a list of the archived ones. What else is wrong with the thread
+(turns that stopped, an edge or a goal that disagrees) is told as an audit tells it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 
 from msgspec import Struct
 
+from engine.audit.findings import Finding
 from engine.audit.foreign import Rollout, Survey
 from engine.audit.foreign_rows import INTERACTIVE, fault_of, hidden_by
 from engine.audit.foreign_tables import Row, Tables
@@ -30,7 +32,10 @@ class Reason(Struct, frozen=True):
 
 
 class Explanation(Struct, frozen=True):
-    """Whether that program lists a thread, and what is in the way. `row` is its row as far as it matters here."""
+    """Whether that program lists a thread, and what is in the way. `row` is its row as far as it matters here.
+
+    `findings` are those of an audit that concern the thread and no list.
+    """
 
     thread_id: str
     listed_by_database: bool
@@ -40,6 +45,22 @@ class Explanation(Struct, frozen=True):
     rollouts: list[str]
     row: Row | None
     databases: list[str]
+    findings: list[Finding]
+
+
+_OF_LISTS = frozenset(
+    {
+        "codex_missing_row",
+        "codex_lost_truth",
+        "codex_wrong_path",
+        "codex_wrong_archive_state",
+        "codex_bad_row",
+        "codex_hidden_by_source",
+        "codex_hidden_by_provider",
+        "codex_hidden_by_preview",
+    }
+)
+"""What the reasons tell."""
 
 
 def explain(survey: Survey, thread_id: str, files: Files) -> Explanation:
@@ -65,6 +86,7 @@ def explain(survey: Survey, thread_id: str, files: Files) -> Explanation:
         sorted(each.found.path for each in survey.threads.get(thread_id, [])),
         row,
         survey.tables.databases,
+        [each for each in survey.findings() if each.thread_id == thread_id and each.class_ not in _OF_LISTS],
     )
 
 

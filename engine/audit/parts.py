@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from engine.clock import Clock
+from engine.errors import StoreError
 from engine.options import Options
 from engine.projections.check import Checker
 from engine.projections.facts import Facts
+from engine.projections.logs import LogTable
 from engine.projections.side import Parts as SideParts
 from engine.projections.sides import Sides
 from engine.stores.files import Files, FileStat
@@ -31,6 +34,7 @@ class AuditParts(NamedTuple):
     facts: Facts
     journal: Journal
     sides: Sides
+    logs: LogTable
     options: Options
     clock: Clock
     files: Files
@@ -43,7 +47,11 @@ class AuditParts(NamedTuple):
     @property
     def databases(self) -> Sequence[Database]:
         """The databases that stand in files, but for the side databases."""
-        return [each for each in (self.database, self.jobs) if each is not None and each.path is not None]
+        found = [self.database, self.jobs]
+        with contextlib.suppress(StoreError):  # whoever asks for logs is told
+            if self.logs.is_there:
+                found.append(self.logs.database())
+        return [each for each in found if each is not None and each.path is not None]
 
     def shown(self, path: str) -> str:
         """A path as findings have it: relative to the home where it lies there."""

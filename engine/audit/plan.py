@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from engine.audit.findings import REPAIR_OFFLINE, Finding
+from engine.audit.findings import REPAIR_OFFLINE, WORDS, Finding
 from engine.errors import InvalidRequest
 from engine.projections.facts import INDEX_NAMES, JOURNAL_TABLES
 from engine.stores.files import Files
@@ -170,7 +170,11 @@ def _aside(each: Finding) -> Step:
 
 
 def _side(each: Finding) -> Step:
-    database = (each.field or "").partition(".")[0]
+    database, _, table = (each.field or "").partition(".")
+    if (
+        table == WORDS
+    ):  # they lie in blocks with those of other rollouts, and a block that is wrong stays when one is folded anew
+        return _make("replace_database", classes=[each.class_], target=database)
     return _make("fold_side", classes=[each.class_], path=each.path, thread_id=each.thread_id, target=database)
 
 

@@ -27,16 +27,14 @@ _CLASSES = {
 }
 
 
-def side_findings(parts: AuditParts, *, deep: bool) -> Iterator[Finding]:
+def side_findings(parts: AuditParts) -> Iterator[Finding]:
     """Every difference of every side database that there is; one that cannot be read is a finding of its own."""
     for side in parts.sides:
         try:
             if parts.home.state is None:
                 side.catch_up()
             if side.is_there:
-                yield from _findings(parts, side, deep=deep)
-                if side.name == SEARCH:
-                    yield from word_findings(parts.side_parts, side, parts.database)
+                yield from _findings(parts, side)
         except StoreCorrupt as error:
             yield damage_finding(parts, side.name, error.path, [error.message], mend=_mend(side))
         except StoreError as error:
@@ -44,14 +42,16 @@ def side_findings(parts: AuditParts, *, deep: bool) -> Iterator[Finding]:
             yield finding("unreadable", message, path=error.path)
 
 
-def _findings(parts: AuditParts, side: Side, *, deep: bool) -> Iterator[Finding]:
+def _findings(parts: AuditParts, side: Side) -> Iterator[Finding]:
     database = side.database()
-    said = database.integrity(quick=not deep)
+    said = database.integrity()
     if said != ["ok"]:
         yield damage_finding(parts, side.name, database.path, said, mend=_mend(side))
         return
     for each in compare_side(parts.side_parts, side):
         yield _finding(side, each)
+    if side.name == SEARCH:
+        yield from word_findings(parts.side_parts, side, parts.database)
 
 
 def _mend(side: Side) -> str:

@@ -1,6 +1,7 @@
 """The database files by themselves: whether SQLite finds them sound, and whether every table and index is there.
 
-Damage that SQLite does not notice shows in the rows, which the rest of an audit compares.
+Indexes are compared with their tables: a row that is read by a damaged index may look like another thread's, and no fold
+of its file would mend it. Damage that SQLite does not notice shows in the rows, which the rest of an audit compares.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from engine.stores.sqlite import Database
 _SENTENCES_MAX = 3
 
 
-def damaged(parts: AuditParts, *, deep: bool) -> Iterator[Finding]:
-    """A finding for each database that is damaged; with `deep` indexes are compared with their tables."""
+def damaged(parts: AuditParts) -> Iterator[Finding]:
+    """A finding for each database that is damaged."""
     for database in parts.databases:
-        said = _damage(parts, database, deep=deep)
+        said = _damage(parts, database)
         if said:
             yield damage_finding(parts, database.name, database.path, said)
     if parts.jobs is None and parts.home.state is not None and not _opens(parts, "jobs"):
@@ -51,23 +52,23 @@ def damage_finding(parts: AuditParts, name: str, path: str | None, said: list[st
     )
 
 
-def _damage(parts: AuditParts, database: Database, *, deep: bool) -> list[str]:
+def _damage(parts: AuditParts, database: Database) -> list[str]:
     """What is wrong with it. What the disk failed to give is asked for once more before it is told."""
     try:
-        return _look(parts, database, deep=deep)
+        return _look(parts, database)
     except StoreBusy:
         raise
     except StoreError:
         try:
-            return _look(parts, database, deep=deep)
+            return _look(parts, database)
         except StoreBusy:
             raise
         except StoreError as error:
             return [error.message]
 
 
-def _look(parts: AuditParts, database: Database, *, deep: bool) -> list[str]:
-    said = database.integrity(quick=not deep)
+def _look(parts: AuditParts, database: Database) -> list[str]:
+    said = database.integrity()
     if said != ["ok"]:
         return said
     return [f"{name} is missing" for name in sorted(_wanted(parts, database) - _there(database))]

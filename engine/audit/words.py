@@ -1,9 +1,9 @@
 """The index of what was said, beyond its rows: whether it has the words of each message, and what a thread shows of it.
 
-The rows of messages are compared as those of any side database. What stands beside them is compared here, in one snapshot:
-each message has words and no words are of none, they are as many as its record has and begin as it does, each rollout is
-shown as far as the others of its thread say, and the names are those of the tables of facts. A record that cannot be read is
-passed over, since an audit of the files tells of it.
+The rows of messages are compared as those of any side database. What stands beside them is compared here, each rollout's in
+a snapshot of its own: each message has words and no words are of none, they are as many as its record has and begin as it
+does, each rollout is shown as far as the others of its thread say, and the names are those of the tables of facts. A
+record that cannot be read is passed over, since an audit of the files tells of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from engine.audit.findings import REPAIR, Finding, finding
+from engine.audit.findings import REPAIR, WORDS, Finding, finding
 from engine.errors import EngineError, StoreError
 from engine.events.said import said_in
 from engine.projections.fold import Folder
@@ -50,9 +50,11 @@ def word_findings(parts: Parts, side: Side, state: Database) -> Iterator[Finding
     try:
         if not side.is_there:
             return
-        with side.database().read() as transaction:
+        database = side.database()
+        with database.read() as transaction:
             yield from _unnamed(transaction)
-            yield from _messages(parts, side, transaction)
+        yield from _messages(parts, side, database)
+        with database.read() as transaction:
             yield from _shown(transaction)
             yield from _names(transaction, state)
     except StoreError:
@@ -65,14 +67,19 @@ def _unnamed(transaction: Transaction) -> Iterator[Finding]:
         yield _wrong(f"{count} entries of words are of no message and no name", None, None)
 
 
-def _messages(parts: Parts, side: Side, transaction: Transaction) -> Iterator[Finding]:
+def _messages(parts: Parts, side: Side, database: Database) -> Iterator[Finding]:
+    with database.read() as transaction:
+        paths = [path for (path,) in transaction.rows("SELECT path FROM rollouts ORDER BY path")]
     with Words() as words, Bodies(parts.home, options=parts.options, files=parts.files) as bodies:
-        for (path,) in list(transaction.rows("SELECT path FROM rollouts ORDER BY path")):
-            rows = [_Stored(*row) for row in transaction.rows(_STORED, {"path": path})]
-            wrong = [each for each in rows if not _has_its_words(parts, transaction, each, words, bodies)]
-            with contextlib.suppress(OSError):  # what was read counts, whatever becomes of the descriptor
-                bodies.close()
-            if wrong and _is_followed(parts, side, transaction, path):
+        for path in paths:
+            with database.read() as transaction:
+                rows = [_Stored(*row) for row in transaction.rows(_STORED, {"path": path})]
+                wrong = [each for each in rows if not _has_its_words(parts, transaction, each, words, bodies)]
+                with contextlib.suppress(OSError):  # what was read counts, whatever becomes of the descriptor
+                    bodies.close()
+                if wrong and not _is_followed(parts, side, transaction, path):
+                    wrong = []
+            if wrong:
                 yield _wrong(
                     f"the words of {len(wrong)} messages are not what the rollout says", path, wrong[0].thread_id
                 )
@@ -81,7 +88,7 @@ def _messages(parts: Parts, side: Side, transaction: Transaction) -> Iterator[Fi
 def _is_followed(parts: Parts, side: Side, transaction: Transaction, path: str) -> bool:
     """Whether the rollout still begins with the bytes that the index is of: a history that was rewritten is lag."""
     (projection,) = side.projections
-    mark = watermarks.load(transaction, [path])[path].get(projection.name)
+    mark = watermarks.load(transaction, [path]).get(path, {}).get(projection.name)
     try:
         found = locate(parts.home, path, parts.files)
         if found is None or mark is None or mark.version != projection.version:
@@ -117,7 +124,8 @@ def _shown(transaction: Transaction) -> Iterator[Finding]:
         ends = shown_ends(rows)
         for row in rows:
             if row.shown_end != ends[row.number]:
-                yield _wrong("another part of the rollout is searched than its thread shows", row.path, thread_id)
+                message = "another part of the rollout is searched than its thread shows"
+                yield _wrong(message, row.path, thread_id, table="rollouts")
 
 
 def _names(transaction: Transaction, state: Database) -> Iterator[Finding]:
@@ -143,10 +151,12 @@ def _number(data: bytes) -> int:
     return value
 
 
-def _wrong(message: str, path: str | None, thread_id: str | None) -> Finding:
-    """What is of one rollout is mended by folding it anew; names, and words of nobody, by the whole index."""
+def _wrong(message: str, path: str | None, thread_id: str | None, *, table: str = WORDS) -> Finding:
+    """What is of a rollout is mended by a repair; names, and words of nobody, by a rebuild."""
     mend = _REBUILD if path is None else REPAIR
-    return finding("wrong_rows", f"search: {message}", path=path, thread_id=thread_id, field="search.words", mend=mend)
+    return finding(
+        "wrong_rows", f"search: {message}", path=path, thread_id=thread_id, field=f"search.{table}", mend=mend
+    )
 
 
 _NOBODYS = """

@@ -151,7 +151,7 @@ def rebuild(
 )
 def audit(
     asked: Asked,
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every line, and check the databases' indexes.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every line.")] = False,
     codex: Annotated[
         bool, typer.Option("--codex", help="Compare the Codex CLI's own databases with the files instead.")
     ] = False,

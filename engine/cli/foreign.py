@@ -75,5 +75,7 @@ def _show_why(console: Console, found: Explanation) -> None:
     for each in found.reasons:
         which = {"database": " (lists from the database)", "scan": " (default list)"}.get(each.list, "")
         console.print(f"  {each.reason}{which}: {plain(each.message)}", soft_wrap=True)
+    for finding in found.findings:
+        console.print(f"  besides: {plain(finding.message)}", soft_wrap=True)
     for path in found.rollouts:
         console.print(f"  file: {plain(path)}", style="dim", soft_wrap=True)

@@ -25,11 +25,9 @@ from engine.errors import (
     ProjectionFailed,
     RolloutUnusable,
     StoreBusy,
-    StoreCorrupt,
     StoreError,
     StoreFull,
     StoreReadOnly,
-    StoreReplaced,
     StoreUnavailable,
 )
 from engine.options import Options
@@ -45,6 +43,7 @@ from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
 from engine.stores.link import files_translated
+from engine.stores.mending import LOST, telling_damage
 from engine.stores.migrate import Migration
 from engine.stores.sqlite import Database, Transaction, quarantine, remove_older_shapes
 
@@ -57,7 +56,6 @@ _NOTED_MAX = 10_000
 """Streams of which appends are remembered by name; beyond it the next answer looks at all files."""
 
 _NOTHING_YET = Partial(0, None)
-_LOST = (StoreReplaced, StoreCorrupt)
 _OLDER = (StoreBusy, StoreFull, StoreReadOnly, OSError)
 _Answer = TypeVar("_Answer")
 
@@ -176,7 +174,7 @@ class Side:
         """How much of a plain rollout the rows have not followed; 0 where that cannot be told. Raises `StoreError`."""
         if found.compressed:
             return 0
-        with contextlib.suppress(*_LOST), self._ready().database.read() as transaction:
+        with contextlib.suppress(*LOST), self._ready().database.read() as transaction:
             marks = watermarks.load(transaction, [found.path]).get(found.path, {})
             followed = [
                 marks[each.name].offset
@@ -270,7 +268,7 @@ class Side:
             return 0
         try:
             return self._forget(self._ready(), paths, thread_ids)
-        except (*_LOST, MigrationChanged):
+        except (*LOST, MigrationChanged):
             self._drop()
             self.look_anew()
             discard(self._parts, self.name, self.shape)
@@ -329,8 +327,9 @@ class Side:
         """Do it, once more with a new file where the old one is lost."""
         opened = self._ready()
         try:
-            return act(opened)
-        except _LOST:
+            with telling_damage(opened.database):
+                return act(opened)
+        except LOST:
             self._replace(opened.database)
         return act(self._ready())
 
@@ -361,9 +360,13 @@ class Side:
     @contextlib.contextmanager
     def _snapshot(self, opened: _Open) -> Iterator[Transaction]:
         try:
-            with opened.database.read() as transaction, _reading_only(opened.database, transaction):
+            with (
+                telling_damage(opened.database),
+                opened.database.read() as transaction,
+                _reading_only(opened.database, transaction),
+            ):
                 yield transaction
-        except _LOST:
+        except LOST:
             self._replace(opened.database)
             raise
 
@@ -510,7 +513,7 @@ def _answered(
 ) -> tuple[_Answer, Partial | None]:
     """The answer in a snapshot, in another one where the file was lost meanwhile."""
     for _ in range(2):
-        with contextlib.suppress(*_LOST), read() as (transaction, partial):
+        with contextlib.suppress(*LOST), read() as (transaction, partial):
             return question(transaction), partial
     with read() as (transaction, partial):
         return question(transaction), partial

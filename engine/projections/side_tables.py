@@ -28,15 +28,13 @@ SET_ASIDE = StreamTable("set_aside")
 """Part of the bookkeeping, and yet rows of streams."""
 
 
-def rows_of(transaction: Transaction, table: StreamTable, path: str) -> Iterator[Row]:
-    """The rows of one stream in the order of `rows_apart`, without the file's own numbers."""
+def query_of(transaction: Transaction, table: StreamTable) -> str:
+    """What gives the rows of the stream `:path` in the order of `rows_apart`, without the file's own numbers."""
     names = [name for (name,) in transaction.rows("SELECT name FROM pragma_table_info(:table)", {"table": table.name})]
     shown = [f"{quoted(name)} COLLATE BINARY" for name in names[table.local :]]
     key = "(SELECT number FROM rollouts WHERE path = :path)" if table.numbered else ":path"
-    return transaction.rows(
-        f"SELECT {', '.join(shown)} FROM {quoted(table.name)} WHERE {table.column} = {key} ORDER BY {', '.join(shown)}",  # noqa: S608
-        {"path": path},
-    )
+    columns = ", ".join(shown)
+    return f"SELECT {columns} FROM {quoted(table.name)} WHERE {table.column} = {key} ORDER BY {columns}"  # noqa: S608
 
 
 def rows_apart(ours: Iterator[Row], theirs: Iterator[Row]) -> tuple[int, int]:

@@ -119,6 +119,18 @@ class Link:
         value: Value = self.connection.execute(sql).get
         return value
 
+    def empty_wal(self) -> None:
+        """Move all of the -wal into the file and cut it. SQLite asks no busy handler where another one is moving it."""
+        self.waits_from_now()
+        while True:
+            try:
+                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except BUSY:
+                if not self.wait():
+                    raise
+            else:
+                break
+
     def keep_wal(self, *, wanted: bool) -> None:
         """Whether closing leaves the -wal as it is. The last to close a damaged file would else write into it."""
         self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(wanted))

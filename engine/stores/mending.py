@@ -8,10 +8,12 @@ processes that meet the damage one sets the file aside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from engine.errors import EngineError, StoreCorrupt, StoreError, StoreReadOnly, StoreReplaced
+from engine.stores.link import REBUILD
 from engine.stores.sqlite import Database
 
 LOST = (StoreReplaced, StoreCorrupt)
@@ -33,6 +35,17 @@ def mending(database: Database, call: Callable[[], _Answer]) -> _Answer:
                 raise
         database.replace_once(opened)
     return call()
+
+
+@contextlib.contextmanager
+def telling_damage(database: Database) -> Iterator[None]:
+    """A failure that could come of damage is `StoreCorrupt` where the file's own check finds some."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, LOST) or not _is_odd(error) or _is_sound(database):
+            raise
+        raise StoreCorrupt(f"{database.path} is damaged: {error}", path=database.path, hint=REBUILD) from error
 
 
 def _is_odd(error: Exception) -> bool:

@@ -19,15 +19,19 @@ from engine.options import Options
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-# Works until its standard input is closed. A thread that has grown long is erased, so the home stays as small as it is.
+# Works until its standard input is closed. A thread that has grown long is erased, so the home stays as small as it is: what
+# an audit costs grows with it, and there are a thousand of them. Who is refused in the middle of a change (the databases are
+# busy for longer than it waits) opens the home again, which finishes the change; so do all now and then.
 WRITER = """
 import random, select, sys
 import engine
-from engine.errors import EngineError, StoreBusy
+from engine.errors import StoreBusy, ThreadArchived, ThreadBusy
 home, seed, log = sys.argv[1:]
-TURNS_MAX = 20  # of one thread
-THREADS_MAX = 8
+TURNS_MAX = 12  # of one thread
+THREADS_MAX = 4
+STEPS_MAX = 30  # of one opening
 rng = random.Random(seed)
+mine, at = {}, []  # turns by thread; the threads that are being changed
 
 def turn(thread, words):
     with thread.turn() as turn:
@@ -40,92 +44,133 @@ def note(words):
     with open(log, "a") as file:
         print(words, file=file)
 
-# One that waits in vain for all readers of a database to go is not finished, and stays so until the home is opened again.
-def erase(e, mine, thread_id):
-    reached = e.threads.preview_erase(thread_id, include_children=True).thread_ids
+def chosen():
+    at[:] = [rng.choice(list(mine))]
+    return at[0]
+
+def erase(e, thread_id):
+    at[:] = e.threads.preview_erase(thread_id, include_children=True).thread_ids
     try:
         e.threads.erase(thread_id, include_children=True, grace_s=None)
+    except ThreadBusy:
+        return  # nothing was begun
     except StoreBusy:
-        note("unfinished " + " ".join(reached))
-    for each in reached:
-        del mine[each]
+        forget()
+        raise
+    forget()
 
-def step(e, mine, number):
+def forget():
+    for each in at:
+        mine.pop(each, None)
+
+def begin(thread, words):
+    with thread:
+        mine[thread.id] = 1
+        turn(thread, words)
+
+def step(e, number):
     what = rng.choice(["create", "append", "append", "append", "fork", "archive", "unarchive", "compress", "rename"])
     long = [thread_id for thread_id, turns in mine.items() if turns > TURNS_MAX]
     if long:
-        erase(e, mine, long[0])
+        erase(e, long[0])
     if len(mine) >= THREADS_MAX and what in ("create", "fork"):
         what = "append"
     if what == "create" or not mine:
-        with e.threads.create(cwd="/", durability="buffered") as thread:
-            turn(thread, f"{seed} {number}")
-        mine[thread.id] = 1
+        begin(e.threads.create(cwd="/", durability="buffered"), f"{seed} {number}")
     elif what == "append":
-        chosen = rng.choice(list(mine))
-        with e.threads.resume(chosen, durability="buffered") as thread:
+        with e.threads.resume(chosen(), durability="buffered") as thread:
             for _ in range(rng.randrange(1, 4)):
                 turn(thread, "more")
-                mine[chosen] += 1
+                mine[thread.id] += 1
     elif what == "fork":
-        with e.threads.fork(rng.choice(list(mine)), durability="buffered") as thread:
-            turn(thread, "forked")
-        mine[thread.id] = 1
+        begin(e.threads.fork(chosen(), durability="buffered"), "forked")
     elif what == "compress":
         e.compress(older_than_days=-1)
     elif what == "rename":
-        e.threads.rename(rng.choice(list(mine)), f"name {number}")
+        e.threads.rename(chosen(), f"name {number}")
     else:
-        getattr(e.threads, what)(rng.choice(list(mine)))
+        getattr(e.threads, what)(chosen())
 
-steps = 0
-with engine.open(home) as e:
-    mine = {}
-    print("ready", flush=True)
-    while not select.select([sys.stdin], [], [], rng.random() / 2)[0]:
+# Whether the standard input was closed.
+def work(e):
+    for number in range(STEPS_MAX):
+        if select.select([sys.stdin], [], [], rng.random() / 2)[0]:
+            return True
         try:
-            step(e, mine, steps)
-        except EngineError as error:
-            if type(error).__name__ not in ("ThreadBusy", "ThreadArchived", "StoreBusy"):
-                raise
-        steps += 1
+            step(e, number)
+        except (ThreadBusy, ThreadArchived):
+            pass
+        except StoreBusy:
+            note("unfinished " + " ".join(at))
+            return False
         note("step")
+    return False
+
+ended = False
+while not ended:
+    with engine.open(home) as e:
+        print("ready", flush=True)
+        ended = work(e)
 """
 
 
-def told_by(log: Path) -> list[str]:
-    """What the writers noted: `step`, and the ids of threads whose erasure they were refused in the middle."""
-    return log.read_text().split() if log.exists() else []
+class Writers:
+    """Processes at work on a home; what they say of their own failures is in files, so that nothing of it is lost."""
+
+    def __init__(self, folder: Path, home: Path, count: int) -> None:
+        self.log = folder / "steps"
+        self._errors = [folder / f"errors-{number}" for number in range(count)]
+        self._processes: list[subprocess.Popen[str]] = []
+        for number, path in enumerate(self._errors):
+            with path.open("w") as errors:
+                command = [sys.executable, "-c", WRITER, str(home), str(number), str(self.log)]
+                pipe = subprocess.PIPE
+                self._processes.append(
+                    subprocess.Popen(command, cwd=CHECKOUT, stdin=pipe, stdout=pipe, stderr=errors, text=True)
+                )
+
+    def wait_until_ready(self) -> None:
+        for process in self._processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n", self.errors()
+
+    def errors(self) -> list[str]:
+        return [text for path in self._errors if (text := path.read_text())]
+
+    def told(self) -> list[str]:
+        """What they noted: `step`, and the ids of threads of which they were refused a change in the middle of it."""
+        return self.log.read_text().split() if self.log.exists() else []
+
+    def all_are_at_work(self) -> bool:
+        return all(process.poll() is None for process in self._processes)
+
+    def end(self) -> list[int]:
+        """Their exit codes."""
+        for process in self._processes:
+            process.communicate(timeout=120)
+        return [process.returncode for process in self._processes]
 
 
 def check_busy(home: Path, *, writers: int, audits: int) -> None:
     home.mkdir()
-    log = home.parent / "steps"
-    command = [sys.executable, "-c", WRITER, str(home)]
-    pipe = subprocess.PIPE
-    started = [
-        subprocess.Popen([*command, str(seed), str(log)], cwd=CHECKOUT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        for seed in range(writers)
-    ]
+    at_work = Writers(home.parent, home, writers)
     seen: Counter[str] = Counter()
+    codes: list[int] = []
     try:
-        for process in started:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n", process.communicate(timeout=60)[1]
+        at_work.wait_until_ready()
         with engine.open(str(home)) as opened:
             for number in itertools.count():
-                if number >= audits and told_by(log).count("step") > audits:
+                if number >= audits and at_work.told().count("step") > audits:
                     break  # as many audits as were asked for, and the writers were at work beside them
                 report = opened.audit(deep=number % 5 == 0)
-                words = told_by(log)
+                words = at_work.told()
                 unfinished = [each for each in report.faults if each.class_ == "unfinished" and each.thread_id in words]
                 assert [each for each in report.faults if each not in unfinished] == [], number
                 seen.update(each.class_ for each in report.findings)
-                errors = [process.communicate()[1] for process in started if process.poll() is not None]
-                assert errors == [], errors
+                assert at_work.all_are_at_work(), at_work.errors()
     finally:
-        ended = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0] * writers, [error for _, error in ended]
+        codes = at_work.end()
+    assert (codes, at_work.errors()) == ([0] * writers, [])
     assert seen.keys() <= {"lag", "unfinished"}
     with engine.open(str(home)) as opened:
         opened.backfill()
@@ -138,17 +183,9 @@ def test_a_fault_is_told_although_others_are_at_work(tmp_path: Path) -> None:
     home.mkdir()
     with engine.open(str(home)) as opened, opened.threads.create(cwd="/") as thread:
         thread.append([{"type": "event_msg", "payload": {"type": "user_message", "message": "hello"}}])
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(home), "1", str(tmp_path / "steps")],
-        cwd=CHECKOUT,
-        stdin=pipe,
-        stdout=pipe,
-        text=True,
-    )
+    at_work = Writers(tmp_path, home, 1)
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        at_work.wait_until_ready()
         with engine.open(str(home), options=Options(busy_wait_ms=2_000)) as opened:
             with opened._database.write() as transaction:  # nothing that the writer does goes over this row again
                 transaction.run("INSERT INTO facts (thread_id, name) VALUES (:id, 'x')", {"id": thread.id})
@@ -157,7 +194,7 @@ def test_a_fault_is_told_although_others_are_at_work(tmp_path: Path) -> None:
                 ("orphan_row", thread.id, "facts")
             ]
     finally:
-        process.communicate(timeout=60)
+        at_work.end()
 
 
 def test_audits_beside_two_writers_tell_nothing_but_lag(tmp_path: Path) -> None:

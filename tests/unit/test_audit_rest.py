@@ -10,9 +10,9 @@ import contextlib
 import json
 import os
 import shutil
-import sqlite3
 from pathlib import Path
 
+import apsw
 import pytest
 import zstandard
 
@@ -43,8 +43,9 @@ def made(home: Path, *words: str) -> str:
 
 
 def sql(home: Path, statement: str, **values: object) -> None:
-    with contextlib.closing(sqlite3.connect(home / "engine/state_1.sqlite")) as connection, connection:
-        assert connection.execute(statement, values).rowcount == 1
+    with contextlib.closing(apsw.Connection(str(home / "engine/state_1.sqlite"))) as connection:
+        connection.execute(statement, values)
+        assert connection.changes() == 1
 
 
 def told(found: list[Finding]) -> list[tuple[str, str | None]]:

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import apsw
 import pytest
 from rich.cells import cell_len
 
@@ -903,7 +903,7 @@ def rollout(home: Path, thread_id: str) -> Path:
 
 def edit(home: Path, sql: str) -> None:
     """Tamper with the table behind the engine's back."""
-    database = sqlite3.connect(home / "engine" / "state_1.sqlite", isolation_level=None)
+    database = apsw.Connection(str(home / "engine" / "state_1.sqlite"))
     try:
         database.execute(sql)
     finally:
@@ -911,7 +911,7 @@ def edit(home: Path, sql: str) -> None:
 
 
 def run_state(home: Path) -> list[tuple[str]]:
-    database = sqlite3.connect(home / "engine" / "state_1.sqlite")
+    database = apsw.Connection(str(home / "engine" / "state_1.sqlite"))
     try:
         return database.execute("SELECT status FROM backfill").fetchall()
     finally:

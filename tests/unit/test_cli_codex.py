@@ -95,6 +95,8 @@ def test_why_tells_in_words_and_as_a_document(capsys: pytest.CaptureFixture[str]
     assert "default list: not shown" in out
     assert "its source is exec" in out
     assert thread.path in out
+    home.run("UPDATE threads SET model = 'another' WHERE id = ?", thread.id)
+    assert "besides: model is 'another' in its row" in run(capsys, home, "audit", "--codex", "--why", thread.id)[1]
     code, out, _ = run(capsys, home, "--json", "audit", "--codex", "--why", thread.id)
     document = json.loads(out)
     assert code == 1
@@ -107,6 +109,7 @@ def test_why_tells_in_words_and_as_a_document(capsys: pytest.CaptureFixture[str]
         "rollouts",
         "row",
         "databases",
+        "findings",
     ]
     assert [each["reason"] for each in document["reasons"]] == ["source", "archived"]
     assert document["row"]["source"] == "exec"

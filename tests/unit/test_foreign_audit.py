@@ -617,6 +617,50 @@ def test_why_an_archived_thread_is_not_listed(home: CodexHome) -> None:
     assert ("both", "archived") in reasons(home, thread.id)
 
 
+def test_why_a_file_in_the_wrong_place_is_not_listed(home: CodexHome) -> None:
+    """A scan looks in folders of days; the row names the place where the file was."""
+    thread = home.one(mode="paginated", archived=False)
+    file = home.file(thread)
+    file.rename(home.path / "sessions" / file.name)
+    assert reasons(home, thread.id) == [("database", "no_file"), ("scan", "folder")]
+
+
+def test_why_a_file_that_was_archived_behind_its_row_is_not_listed(home: CodexHome) -> None:
+    thread = home.one(mode="paginated", archived=False)
+    file = home.file(thread)
+    (home.path / "archived_sessions").mkdir(exist_ok=True)
+    file.rename(home.path / "archived_sessions" / file.name)
+    assert reasons(home, thread.id) == [("database", "no_file"), ("scan", "archived")]
+
+
+def test_why_a_file_without_its_first_record_is_not_listed(home: CodexHome) -> None:
+    thread = home.one(mode="legacy", archived=False)
+    home.file(thread).write_bytes(b"".join(home.file(thread).read_bytes().splitlines(keepends=True)[1:]))
+    assert ("scan", "no_meta") in reasons(home, thread.id)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [ordinal_that_comes_twice, projection_lag, no_projection, no_edge, another_parent, older_goal, goal_without_record],
+)
+def test_why_tells_besides_what_else_is_wrong_with_the_thread(
+    home: CodexHome, seed: Callable[[CodexHome], Seeded]
+) -> None:
+    """Its lists show it; its turns, its place among agents or its goal are not what its rollout says."""
+    class_, thread_id = seed(home)
+    assert thread_id is not None
+    found = why(home, thread_id)
+    (finding,) = found.findings
+    assert (finding.class_, finding.thread_id) == (class_, thread_id)
+    assert {each.class_ for each in why(home, home.one(mode="paginated", archived=False).id).findings} <= {class_}
+
+
+def test_why_tells_what_lists_show_once(home: CodexHome) -> None:
+    thread = home.one(mode="paginated", archived=False)
+    home.set(thread, preview="", archived=1)
+    assert [each.class_ for each in why(home, thread.id).findings] == ["codex_differing_field"]
+
+
 def test_why_of_nobody_is_an_error(home: CodexHome) -> None:
     with pytest.raises(ThreadNotFound):
         why(home, NOBODY)

@@ -517,6 +517,25 @@ def test_an_audit_names_what_is_wrong_in_the_index_and_a_rebuild_mends_it(tmp_pa
         assert dump(side_of(e).database()) == before
 
 
+@pytest.mark.parametrize("spoil", ["the words are missing", "other words", "fewer words"])
+def test_a_repair_fills_the_whole_index_where_words_of_a_message_are_wrong(tmp_path: Path, spoil: str) -> None:
+    """FTS5 keeps the words of many rollouts in one block: one was folded anew, and the block went on lacking others' words."""
+    home = written(tmp_path / "home", spoken("paginated"))
+    with opened(home) as e:
+        e.search("door")
+        before = dump(side_of(e).database())
+        with side_of(e).database().write() as transaction:
+            for statement in SPOILS[spoil].split("; "):
+                transaction.run(statement)
+        report = e.repair()
+        assert [(each.step.action, each.step.target) for each in report.steps] == [
+            ("replace_database", "search"),
+            ("index", None),
+        ]
+        assert report.left == []
+        assert dump(side_of(e).database()) == before
+
+
 @pytest.mark.parametrize("while_open", [True, False])
 @pytest.mark.parametrize("damage", ["garbage", "cut", "zeros", "removed"])
 def test_a_damaged_index_is_set_aside_and_filled_again(tmp_path: Path, damage: str, while_open: bool) -> None:

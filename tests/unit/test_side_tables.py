@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.clock import SystemClock
 from engine.options import Options
-from engine.projections.side_tables import StreamTable, rows_apart, rows_of
+from engine.projections.side_tables import StreamTable, query_of, rows_apart
 from engine.stores.files import Files
 from engine.stores.migrate import of_text
 from engine.stores.sqlite import Database
@@ -43,6 +43,6 @@ def test_rows_apart_are_counted_as_in_two_bags(
             transaction.run_many("INSERT INTO t VALUES ('here', ?, ?)", rows)
             transaction.run("INSERT INTO t VALUES ('elsewhere', 1, 2)")
     with pair[0].read() as one, pair[1].read() as other:
-        found = rows_apart(*(rows_of(each, StreamTable("t"), "here") for each in (one, other)))
+        found = rows_apart(*(each.rows(query_of(each, StreamTable("t")), {"path": "here"}) for each in (one, other)))
     mine, others = Counter(ours), Counter(theirs)
     assert found == ((mine - others).total(), (others - mine).total())

@@ -515,6 +515,42 @@ def test_a_checkpoint_empties_the_wal_and_does_not_wait_for_a_writer_here(opened
     assert path.stat().st_size > 100_000
 
 
+# Holds the lock of whoever moves a -wal into its file, as SQLite takes it: a byte of the -shm.
+CHECKPOINTER = """
+import fcntl, sys
+with open(sys.argv[1] + "-shm", "r+b") as shm:
+    fcntl.lockf(shm, fcntl.LOCK_EX, 1, 121)
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_scrub_waits_for_another_process_that_moves_the_wal_into_the_file(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite asks no busy handler then: of eight processes that erased at once some were refused after 0 ms."""
+    database = opened(options=Options(busy_wait_ms=10_000))
+    put(database, "x" * 100_000)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHECKPOINTER, str(database.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    slept: list[float] = []
+
+    def end_the_other(_: SystemClock, seconds: float) -> None:
+        slept.append(seconds)
+        child.communicate("\n", timeout=10)
+
+    monkeypatch.setattr(SystemClock, "sleep", end_the_other)
+    database.scrub()
+    assert len(slept) == 1
+    assert os.stat(f"{database.path}-wal").st_size == 0
+
+
 def test_integrity_tells_damage_that_opening_did_not_see(opened: Opener, tmp_path: Path) -> None:
     database = opened()
     with database.write() as transaction:
