@@ -133,7 +133,7 @@ def start_workers(home: str, state: str, workers: int) -> dict[str, object]:
     from engine.stores.layout import Home
 
     path, stat = min(_files(home), key=lambda found: found[1].st_size)
-    job = Job(os.path.relpath(path, home), compressed=False, size=stat.st_size, marks={})
+    job = Job(os.path.relpath(path, home), compressed=False, size=stat.st_size, marks={}, of=("threads",))
     begun = time.perf_counter()
     pool = Pool(workers, Home(home, None), Options())
     try:

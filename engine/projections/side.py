@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypedDict, TypeVar
 
@@ -38,9 +38,11 @@ from engine.projections.catchup import CatchUp, Partial
 from engine.projections.fold import Decode
 from engine.projections.owed import OWED
 from engine.projections.projection import Projection
+from engine.projections.registry import INDEXES
 from engine.projections.runner import Left, Scan, Stale
-from engine.projections.side_runner import SideRunner
+from engine.projections.side_runner import Piece, SideRunner
 from engine.projections.side_tables import SET_ASIDE, StreamTable, count, remove_orphans
+from engine.projections.worker import Done, Job
 from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
@@ -126,6 +128,11 @@ class Side:
     def title(self) -> str:
         """What it is called where somebody names it: as its projection."""
         return self.projections[0].name
+
+    @property
+    def is_index(self) -> bool:
+        """Whether its projections are the engine's own, which worker processes know."""
+        return all(each in INDEXES for each in self.projections)
 
     @property
     def path(self) -> str | None:
@@ -220,6 +227,23 @@ class Side:
                     transaction.run(_OWE, {"owed": OWED, "name": projection.name, "version": projection.version})
                 self._remove_orphans(transaction)
             self.look_anew()
+
+    def jobs(self, stale: Sequence[Stale]) -> list[Job]:
+        """What is to be folded to bring these streams up to date. Raises `StoreError`."""
+        return self._ready().runner.jobs(stale)
+
+    def pieces(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
+        """Fold these streams here, writing nothing. Raises `StoreError`."""
+        return self._ready().runner.pieces(jobs)
+
+    def write(self, pieces: Mapping[str, Piece]) -> None:
+        """Write what these streams were folded to, by whomever. Raises `StoreError`."""
+
+        def write(opened: _Open) -> None:
+            with self._mutex:
+                opened.runner.commit(pieces)
+
+        self._healed(write)
 
     def fold(self, stale: Sequence[Stale]) -> None:
         """Bring these streams up to date. Raises `StoreError`."""

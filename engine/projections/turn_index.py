@@ -25,6 +25,7 @@ from engine.events.record import decode_as
 from engine.options import Options
 from engine.projections.catchup import Partial
 from engine.projections.history import History, readable
+from engine.projections.registry import TURNS
 from engine.projections.shown import Shown
 from engine.projections.side import Parts, Side
 from engine.projections.turn_list import (
@@ -39,7 +40,6 @@ from engine.projections.turn_list import (
 )
 from engine.projections.turn_rows import STREAM_TABLES
 from engine.projections.turn_tail import Newest, newest_of, scratch
-from engine.projections.turns import Turns
 from engine.stores import migrate
 from engine.stores.bodies import Bodies
 from engine.stores.files import Files
@@ -67,7 +67,7 @@ def history_side(parts: Parts) -> Side:
     """The side database of turns and items."""
     with files_translated("open", HISTORY):
         schema = migrate.load(HISTORY, parts.files)
-    return Side(parts, HISTORY, HISTORY_SHAPE, [Turns()], schema, STREAM_TABLES, decode=decode_as)
+    return Side(parts, HISTORY, HISTORY_SHAPE, [TURNS], schema, STREAM_TABLES, decode=decode_as)
 
 
 class TurnIndex:

@@ -188,8 +188,8 @@ def test_a_rollout_that_ends_its_worker_each_time_is_a_failure_and_the_others_ar
     """As an out-of-memory kill would: listed with its reason, tried again by the next run."""
     poison = home[1][7].path
     deadly = (
-        "import os, signal, sys; sys.path[:] = sys.argv[1:]; from engine.projections import worker; do = worker.Hand.do;"
-        f"worker.Hand.do = lambda hand, job: os.kill(os.getpid(), 9) if job.path == {poison!r} else do(hand, job);"
+        "import os, signal, sys; sys.path[:] = sys.argv[1:]; from engine.projections import worker; pieces = worker.Hand.pieces;"
+        f"worker.Hand.pieces = lambda hand, job: os.kill(os.getpid(), 9) if job.path == {poison!r} else pieces(hand, job);"
         "worker.main()"
     )
     monkeypatch.setattr(pool, "_RUN", deadly)
