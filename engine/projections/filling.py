@@ -33,6 +33,7 @@ from engine.projections.worker import Done, Hand, Job, behind
 from engine.stores.files import Files
 from engine.stores.layout import Home
 from engine.stores.leases import Held, Lease, Leases
+from engine.stores.sqlite import Database
 
 PIECE_MS = 100
 PIECES_MAX = 1_000
@@ -71,6 +72,7 @@ class _Task:
     is_over: bool = False
     joined: bool = False
     error: EngineError | OSError | None = None
+    database: Database | None = None
     scan: Scan | None = None
     jobs: dict[str, Job] = field(default_factory=dict)
     """By stream, what is to be folded from where."""
@@ -174,6 +176,7 @@ class Filling:
             if task.rebuild:
                 task.side.owe()
                 task.rebuild = False
+            task.database = task.side.database()
             task.scan = task.side.scan()
             task.jobs = {job.path: job for job in task.side.jobs(list(task.scan))}
             task.works = True
@@ -239,10 +242,12 @@ class Filling:
 
     def _finish(self, task: _Task) -> None:
         with task.alone():
-            task.side.catch_up()  # what came, went or moved meanwhile
-            refused = [] if task.scan is None else [each for each in task.scan.refused if not each.link]
-            task.failed = [Failure(*each) for each in task.side.failures()]
-            task.failed += [Failure(each.path, each.reason) for each in refused]
+            if task.scan is not None:
+                task.side.forget_vanished(task.scan)
+                task.failed = [Failure(each.path, each.reason) for each in task.scan.refused if not each.link]
+            if task.side.database() is not task.database:
+                task.side.catch_up()  # it was begun anew meanwhile, and lacks what was written before
+            task.failed = [*(Failure(*each) for each in task.side.failures()), *task.failed]
             task.works, task.is_over = False, True
 
     def _look_on(self, tasks: Sequence[_Task], show: Show) -> None:

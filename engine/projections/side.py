@@ -254,6 +254,19 @@ class Side:
 
         self._healed(fold)
 
+    def forget_vanished(self, scan: Scan) -> None:
+        """Forget the streams that an ended walk did not find any more. Raises `StoreError`."""
+
+        def forget(opened: _Open) -> None:
+            with self._mutex:
+                gone = [*scan.vanished(), *(path for path, _ in self.failures() if scan.is_gone(path))]
+                if gone:
+                    with opened.database.write() as transaction:
+                        opened.runner.note_gone(transaction, gone, fresh=gone)
+                    self._settle(opened)
+
+        self._healed(forget)
+
     def failures(self) -> list[tuple[str, str]]:
         """The rollouts that could not be folded, each with its reason. Raises `StoreError`."""
         with self._ready().database.read() as transaction:

@@ -20,7 +20,7 @@ from engine.events.policy import PAGINATED
 from engine.options import Options
 from engine.projections.fold import Folder
 from engine.projections.threads import stream_of
-from engine.projections.turn_rows import write_rollout
+from engine.projections.turn_rows import Written, write_rollouts
 from engine.projections.turn_state import OPERATIONS, Begun, Ended, Item, Kept, TurnsState
 from engine.projections.turns import Turns
 from engine.stores.files import Files
@@ -56,7 +56,7 @@ def newest_of(
         yield None
         return
     with database.write() as transaction:
-        write_rollout(transaction, found.path, operations, anew=True)
+        write_rollouts(transaction, [Written(found.path, operations, anew=True)])
     with database.read() as transaction:
         yield transaction
 
