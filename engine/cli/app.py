@@ -111,21 +111,24 @@ def status(context: typer.Context, home: Home = None, state_dir: StateDir = None
     _answer(asked, commands.status(asked))
 
 
-@app.command(epilog=_epilog("rolloutdb backfill", "rolloutdb backfill --workers 0 --json"))
+@app.command(epilog=_epilog("rolloutdb backfill", "rolloutdb backfill --projection threads --json"))
 def backfill(
     context: typer.Context,
+    projection: Annotated[
+        str | None, typer.Option("--projection", metavar="NAME", help="Only this one: threads, facts, turns or search.")
+    ] = None,
     workers: Workers = None,
     home: Home = None,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """Index all that is new or changed.
+    """Index all that is new or changed: first the threads, so that lists are whole, then turns and words.
 
     It may be stopped at any time and goes on where it was; a second one joins the first and looks on.
     Findings (exit code 1) are files and folders that could not be used; each run tries them again.
     """
     asked = _asked(context, Asked(home, state_dir, as_json))
-    _answer(asked, commands.backfill(asked, workers=workers))
+    _answer(asked, commands.backfill(asked, workers=workers, projection=projection))
 
 
 @app.command(
