@@ -61,7 +61,7 @@ class Folded(Struct, frozen=True, array_like=True):
     anew: bool
     set_aside: list[SetAside]
     divergence: str | None
-    emitted: list[Any]
+    emitted: list[tuple[Any, ...]]
 
 
 class Folder:

@@ -180,9 +180,10 @@ class Side:
         return _answered(lambda: self._read_of(found, budget_ms), question)
 
     def bytes_behind(self, found: Found) -> int:
-        """How much of a plain rollout the rows have not followed; 0 where that cannot be told. Raises `StoreError`."""
-        if found.compressed:
-            return 0
+        """How much of a rollout the rows have not followed; 0 where that cannot be told. Raises `StoreError`.
+
+        Of a compressed one only that nothing was, and then its bytes as they are stored.
+        """
         with contextlib.suppress(*_LOST), self._ready().database.read() as transaction:
             marks = watermarks.load(transaction, [found.path]).get(found.path, {})
             followed = [
@@ -190,7 +191,9 @@ class Side:
                 for each in self.projections
                 if each.name in marks and marks[each.name].version == each.version
             ]
-            return found.stat.size - (min(followed) if len(followed) == len(self.projections) else 0)
+            if len(followed) < len(self.projections):
+                return found.stat.size
+            return 0 if found.compressed else found.stat.size - min(followed)
         return 0
 
     @contextlib.contextmanager

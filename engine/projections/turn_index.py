@@ -122,12 +122,12 @@ class TurnIndex:
         was_held = self._is_held(thread_id)  # a turn that ends while it is looked for was never interrupted
         _, head = self._history.find(thread_id)
         segments, is_broken = self._shown.segments(head)
-        if newest is not None and len(segments) == 1 and self._side.bytes_behind(head) >= BEHIND_BYTES_MIN:
+        if newest is not None and self._side.bytes_behind(head) >= BEHIND_BYTES_MIN:
             with self._newest(head, newest) as transaction:
                 if transaction is not None:
                     self._fill()
                     running = was_held or self._is_held(thread_id)
-                    return pick(transaction, segments, running), Partial(0, 1, unread=int(is_broken))
+                    return pick(transaction, segments, running), Partial(0, len(segments), unread=int(is_broken))
         picked, partial = self._side.ask_of(
             [segment.found for segment in reversed(segments)],  # where there is no time for all, the newest are first
             lambda transaction: pick(transaction, segments, was_held or self._is_held(thread_id)),
