@@ -13,6 +13,7 @@ import json  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
 import sys  # noqa: E402
+from typing import Any  # noqa: E402
 
 
 def skim(home: str, state: str, workers: int) -> dict[str, object]:
@@ -38,18 +39,25 @@ def skim(home: str, state: str, workers: int) -> dict[str, object]:
 
 
 def backfill(home: str, state: str, workers: int) -> dict[str, object]:
-    """Everything from nothing: rows, watermarks and checkpoints on disk."""
+    """Everything from nothing: rows, watermarks and checkpoints on disk; and when the rows of threads were there."""
     import engine
 
     imported = time.perf_counter()
+    indexes: list[float] = []
+
+    def look(progress: Any) -> None:
+        if progress.what is not None:
+            indexes.append(time.perf_counter())
+
     with engine.open(home, state_dir=state, options=engine.Options(background_scan_s=0)) as opened:
         begun = time.perf_counter()
-        report = opened.backfill(workers=workers)
+        report = opened.backfill(workers=workers, progress=look)
         ended = time.perf_counter()
     if report.status != "complete" or report.failed:
         raise SystemExit(f"the back-fill is {report.status}: {report.failed[:3]}")
     return {
         "seconds": ended - begun,
+        "threads_seconds": indexes[0] - begun,
         "files": report.files,
         "bytes": report.bytes,
         "import_seconds": imported - STARTED,
@@ -133,7 +141,7 @@ def start_workers(home: str, state: str, workers: int) -> dict[str, object]:
     from engine.stores.layout import Home
 
     path, stat = min(_files(home), key=lambda found: found[1].st_size)
-    job = Job(os.path.relpath(path, home), compressed=False, size=stat.st_size, marks={})
+    job = Job(os.path.relpath(path, home), compressed=False, size=stat.st_size, marks={}, of=("threads",))
     begun = time.perf_counter()
     pool = Pool(workers, Home(home, None), Options())
     try:

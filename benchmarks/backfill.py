@@ -1,5 +1,6 @@
 """How fast is a back-fill, beside the bare skim of the same files?
 
+A back-fill writes the rows of threads first, then the indexes of turns and words; each is told against the same skim.
 Makes a home (or uses again the one in `--folder`), reads it once so that the cache is warm, and then measures in rounds:
 each round runs the bare skim in one process, the back-fill in one process and with all cores, in shuffled order, each in
 a process of its own with a new database. A ratio is of one round, so a machine that is busy with something else
@@ -123,6 +124,7 @@ def row_of(name: str, found: list[dict[str, Any]], skims: list[dict[str, Any]], 
     if found is not skims:
         pairs = list(zip(found, skims, strict=True))
         ratios["speed_to_skim"] = spread([skim["seconds"] / each["seconds"] for each, skim in pairs])
+        ratios["threads_speed_to_skim"] = spread([skim["seconds"] / each["threads_seconds"] for each, skim in pairs])
         values["more_than_skim_s"] = spread([each["seconds"] - skim["seconds"] for each, skim in pairs])
         values["import_ms"] = spread([each["import_seconds"] * 1000 for each in found])
         values["open_ms"] = spread([each["open_seconds"] * 1000 for each in found])

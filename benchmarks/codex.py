@@ -183,8 +183,7 @@ def child(what: str, home: str, state: str, workers: str) -> None:
 
     with engine.open(home, state_dir=state, options=engine.Options(background_scan_s=0)) as opened:
         if what != "list":
-            of_threads = {"projection": "threads"} if what == "threads" else {}
-            report = (opened.rebuild if of_threads else opened.backfill)(workers=int(workers), **of_threads)
+            report = opened.backfill("threads" if what == "threads" else None, workers=int(workers))
             assert report.status == "complete", report.status
             print(json.dumps({"written": bytes_written(os.getpid())}))
             return

@@ -39,14 +39,15 @@ from engine.projections.background import Background
 from engine.projections.catchup import CatchUp
 from engine.projections.check import Checker
 from engine.projections.facts import Facts
-from engine.projections.filling import Filled, Filling
+from engine.projections.filling import Filling
 from engine.projections.flush import Flush
 from engine.projections.fresh import QUERY_WAIT_MS, Fresh
 from engine.projections.history import History
 from engine.projections.logs import LogParts, LogTable
 from engine.projections.own import Guarded, Projection, guarded
 from engine.projections.own_rows import OwnRows, readers, side_of
-from engine.projections.rebuild import Rebuild
+from engine.projections.pool import Pool
+from engine.projections.rebuild import FACTS, Rebuild
 from engine.projections.registry import BUILT_IN
 from engine.projections.runner import Runner, Stale
 from engine.projections.search_hits import SearchPage
@@ -116,17 +117,33 @@ class Engine:
 
         return HomeKeys(Bindings(self._fresh, self._decisions), self._clock)
 
-    def backfill(self, *, workers: int = 0, progress: Callable[[Progress], None] | None = None) -> BackfillReport:
-        """Bring every row up to date with every rollout; see `engine.projections.backfill`."""
-        self._alive.check()
+    def backfill(
+        self,
+        projection: str | None = None,
+        *,
+        workers: int = 0,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> BackfillReport:
+        """Bring every row up to date with every rollout: first the threads, so that lists are whole, then the indexes.
 
-        report = self._fresh.mending(lambda: self._fill(workers, progress))
-        with contextlib.suppress(StoreError):  # the rows are committed; moving them into the file can wait
-            self._database.checkpoint()
-        if report.status == "complete" and self._home.state is not None:
-            remove_older_shapes(self._home.state, "state", STATE_SHAPE, clock=self._clock, files=self._files)
-        self._sides.fill(progress or _show_nothing)
-        return report
+        Or one projection alone: `threads`, `facts`, `turns`, `search`. With `workers` so many processes read and fold. See
+        `engine.projections.backfill` and `engine.projections.filling`. Raises `InvalidRequest`, `StoreError`.
+        """
+        self._alive.check()
+        self._rebuild.check(None, projection)
+        started = self._clock.elapsed_s()
+        side = None if projection is None else self._sides.of(projection)
+        with Pool(workers, self._home, self._options) as pool:
+            if side is not None:
+                return self._fill_side(side, progress or _show_nothing, pool)
+            report = self._fresh.mending(lambda: self._fill(projection, pool, progress))
+            with contextlib.suppress(StoreError):  # the rows are committed; moving them into the file can wait
+                self._database.checkpoint()
+            if report.status == "complete" and self._home.state is not None:
+                remove_older_shapes(self._home.state, "state", STATE_SHAPE, clock=self._clock, files=self._files)
+            if projection is None:
+                self._sides.fill(progress or _show_nothing, pool)
+        return replace(report, seconds=self._clock.elapsed_s() - started)
 
     def rebuild(
         self,
@@ -141,20 +158,20 @@ class Engine:
         See `engine.projections.rebuild`. A damaged database is set aside first. Raises `InvalidRequest`, `ThreadNotFound`.
         """
         self._alive.check()
+        started = self._clock.elapsed_s()
         side = None if projection is None else self._sides.of(projection)
-        if side is not None:
-            return self._rebuild_side(side, thread_id, progress or _show_nothing)
-        opened = self._database.opened
-        if not self._is_whole():
-            self._database.replace_once(opened)
-        report = self._fresh.mending(
-            lambda: self._rebuild.run(thread_id, projection, workers=workers, progress=progress)
-        )
-        if thread_id is None and projection is None:
-            self._sides.fill(progress or _show_nothing, rebuild=True)
-        elif projection is None:
-            self._sides.owe([each.path for each in self._history.rollouts(str(thread_id))])
-        return report
+        with Pool(workers, self._home, self._options) as pool:
+            if side is not None:
+                return self._rebuild_side(side, thread_id, progress or _show_nothing, pool)
+            opened = self._database.opened
+            if not self._is_whole():
+                self._database.replace_once(opened)
+            report = self._fresh.mending(lambda: self._rebuild.run(thread_id, projection, pool=pool, progress=progress))
+            if thread_id is None and projection is None:
+                self._sides.fill(progress or _show_nothing, pool, rebuild=True)
+            elif projection is None:
+                self._sides.owe([each.path for each in self._history.rollouts(str(thread_id))])
+        return replace(report, seconds=self._clock.elapsed_s() - started)
 
     def audit(self, *, deep: bool = False, progress: Callable[[Progress], None] | None = None) -> AuditReport:
         """Compare every row with every rollout; writes nothing but the rows that appends of this engine still owe.
@@ -369,25 +386,39 @@ class Engine:
     def _forget_jobs(self, thread_ids: Sequence[str]) -> int:
         return self.memories.forget_jobs(thread_ids)
 
-    def _fill(self, workers: int, progress: Callable[[Progress], None] | None) -> BackfillReport:
-        self._facts.catch_up()
-        return self._backfill.run(workers=workers, progress=progress)
-
-    def _rebuild_side(self, side: Side, thread_id: str | None, show: Callable[[Progress], None]) -> BackfillReport:
-        """Fold one side database anew, or one thread in it."""
+    def _fill(self, projection: str | None, pool: Pool, progress: Callable[[Progress], None] | None) -> BackfillReport:
         started = self._clock.elapsed_s()
-        if thread_id is None:
-            filled = self._filling.fill(side, show, rebuild=True)
-        else:
-            self._history.row(thread_id)
-            found = self._history.rollouts(thread_id)
-            side.owe([each.path for each in found])
-            side.fold([Stale(each, known=True) for each in found])
-            filled = Filled(len(found), sum(each.stat.size for each in found), [], joined=False)
+        self._facts.catch_up()
+        if projection == FACTS:
+            return self._backfill.report(started, files=0)
+        return self._backfill.run(pool=pool, progress=progress)
+
+    def _fill_side(
+        self, side: Side, show: Callable[[Progress], None], pool: Pool, *, rebuild: bool = False
+    ) -> BackfillReport:
+        """Bring one side database up to date, or fold it anew."""
+        started = self._clock.elapsed_s()
+        (filled,) = self._filling.fill([side], show, pool=pool, rebuild=rebuild)
+        if filled.error is not None:
+            raise filled.error
         report = self._backfill.report(
             started, files=filled.files, size=filled.bytes, failed=filled.failed, joined=filled.joined
         )
         return replace(report, status="pending" if filled.failed else "complete")
+
+    def _rebuild_side(
+        self, side: Side, thread_id: str | None, show: Callable[[Progress], None], pool: Pool
+    ) -> BackfillReport:
+        """Fold one side database anew, or one thread in it."""
+        if thread_id is None:
+            return self._fill_side(side, show, pool, rebuild=True)
+        started = self._clock.elapsed_s()
+        self._history.row(thread_id)
+        found = self._history.rollouts(thread_id)
+        side.owe([each.path for each in found])
+        side.fold([Stale(each, known=True) for each in found])
+        size = sum(each.stat.size for each in found)
+        return replace(self._backfill.report(started, files=len(found), size=size), status="complete")
 
     def _tend(self, rest: Callable[[], bool]) -> None:
         """The chore of the background: what new, changed and outdated files give, politely."""
@@ -439,12 +470,12 @@ class Engine:
         home, database, options, clock, files = self._home, self._database, self._options, self._clock, self._files
         self._leases = None if self._jobs is None else Leases(self._jobs, options=options, clock=clock, files=files)
         self._runner = Runner(home, database, BUILT_IN, options=options, clock=clock, files=files)
-        self._backfill = Backfill(home, self._runner, database, self._leases, options=options, clock=clock)
+        self._backfill = Backfill(self._runner, database, self._leases, options=options, clock=clock)
         self._side_parts = Parts(home, options, clock, files, erased_among(database))
         own_sides = [side_of(self._side_parts, own) for own in self._owned]
         history_rows = history_side(self._side_parts)
         search_rows = search_side(self._side_parts)
-        self._filling = Filling(self._leases, options=options, clock=clock)
+        self._filling = Filling(home, self._leases, options=options, clock=clock, files=files)
         self._sides = Sides(self._side_parts, [*own_sides, history_rows, search_rows], self._filling)
         self._own_rows = readers(self._owned, own_sides, self._alive)
         checker = Checker(home, options, files)

@@ -110,17 +110,20 @@ def status(asked: Asked) -> Answer:
     return commands.status(asked)
 
 
-@command(app, "backfill", "rolloutdb backfill", "rolloutdb backfill --workers 0 --json")
+@command(app, "backfill", "rolloutdb backfill", "rolloutdb backfill --projection threads --json")
 def backfill(
     asked: Asked,
+    projection: Annotated[
+        str | None, typer.Option("--projection", metavar="NAME", help="Only this one: threads, facts, turns or search.")
+    ] = None,
     workers: Workers = None,
 ) -> Answer:
-    """Index all that is new or changed.
+    """Index all that is new or changed: first the threads, so that lists are whole, then turns and words.
 
     It may be stopped at any time and goes on where it was; a second one joins the first and looks on.
     Findings (exit code 1) are files and folders that could not be used; each run tries them again.
     """
-    return commands.backfill(asked, workers=workers)
+    return commands.backfill(asked, workers=workers, projection=projection)
 
 
 @command(app, "rebuild", "rolloutdb rebuild", "rolloutdb rebuild --thread 019ddd9d-f053-7991-a505-b639f6b80c15 --json")

@@ -45,12 +45,12 @@ def status(asked: Asked) -> Answer:
     return Answer(found, DONE, lambda console: _tables().show_status(console, found))
 
 
-def backfill(asked: Asked, *, workers: int | None) -> Answer:
-    """Catch up with every rollout."""
+def backfill(asked: Asked, *, workers: int | None, projection: str | None = None) -> Answer:
+    """Catch up with every rollout, for one projection or all."""
     from engine.cli.progress import Bar
 
     with asked.open() as engine, Bar("indexing") as bar:
-        report = engine.backfill(workers=_workers(workers), progress=bar.show)
+        report = engine.backfill(projection, workers=_workers(workers), progress=bar.show)
     return _filled(report, anew=False)
 
 

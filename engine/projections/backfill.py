@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.clock import Clock
-from engine.errors import LeaseLost, StoreError, WorkerDied
+from engine.errors import LeaseLost, StoreError
 from engine.options import Options
 from engine.projections import owed
 from engine.projections.pool import Pool
 from engine.projections.runner import Runner, Scan, Stale
 from engine.projections.worker import Done, Job
-from engine.stores.layout import Home
 from engine.stores.leases import Held, Lease, Leases, fence
 from engine.stores.sqlite import Database, Transaction
 
@@ -100,7 +99,6 @@ class Backfill:
 
     def __init__(
         self,
-        home: Home,
         runner: Runner,
         database: Database,
         leases: Leases | None,
@@ -108,7 +106,6 @@ class Backfill:
         options: Options,
         clock: Clock,
     ) -> None:
-        self._home = home
         self._runner = runner
         self._database = database
         self._leases = leases
@@ -121,18 +118,18 @@ class Backfill:
     def run(
         self,
         *,
-        workers: int = 0,
+        pool: Pool | None = None,
         rebuild: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> BackfillReport:
         """Catch everything up; with `rebuild`, owe every stream before, or go on with what is owed. Returns when it is done.
 
-        With `workers` that many processes read and fold; this one writes. Raises `StoreError`, `WorkerDied`.
+        With a `pool` its workers read and fold; this process writes. Raises `StoreError`, `WorkerDied`.
         """
         with self._untended():
-            return self._run(workers, rebuild=rebuild, show=progress or _show_nothing)
+            return self._run(pool, rebuild=rebuild, show=progress or _show_nothing)
 
-    def _run(self, workers: int, *, rebuild: bool, show: Callable[[Progress], None]) -> BackfillReport:
+    def _run(self, pool: Pool | None, *, rebuild: bool, show: Callable[[Progress], None]) -> BackfillReport:
         started = self._clock.elapsed_s()
         joined = False
         while True:
@@ -148,7 +145,7 @@ class Backfill:
                 if rebuild:
                     owed.begin(self._database, self._runner.versions, now_ms=self._clock.wall_ms(), inside=keeper.fence)
                     rebuild = False
-                tally = self._work(keeper, workers=workers, show=show)
+                tally = self._work(keeper, pool, show)
             except LeaseLost:
                 joined = True
                 continue
@@ -257,35 +254,17 @@ class Backfill:
         except StoreError:
             return None
 
-    def _work(self, keeper: _Keeper, *, workers: int, show: Callable[[Progress], None]) -> _Tally:
+    def _work(self, keeper: _Keeper, pool: Pool | None, show: Callable[[Progress], None]) -> _Tally:
         with self._database.read() as transaction:
             rebuilding = owed.under_way(transaction)
             is_first = transaction.row("SELECT 1 FROM streams LIMIT 1") is None
-        # There is everything to do, so the workers start while the folders are walked.
-        pool = self._pool(workers) if rebuilding or is_first else None
-        try:
-            scan = self._runner.scan()
-            stale: list[Stale] = list(scan)
-            jobs = self._runner.jobs(stale)
-            enough = sum(job.size for job in jobs) >= self._options.spawn_bytes_min
-            if enough:
-                pool = pool or self._pool(workers)
-            elif pool is not None:
-                pool.close()
-                pool = None
-            tally = self._fold(scan, jobs, pool, keeper, show=show)
-            self._finish(tally, keeper, rebuilding=rebuilding)
-        finally:
-            if pool is not None:
-                pool.close()
+        if pool is not None and (rebuilding or is_first):
+            pool.start()  # there is everything to do, so they start while the folders are walked
+        scan = self._runner.scan()
+        stale: list[Stale] = list(scan)
+        tally = self._fold(scan, self._runner.jobs(stale), pool, keeper, show=show)
+        self._finish(tally, keeper, rebuilding=rebuilding)
         return tally
-
-    def _pool(self, workers: int) -> Pool | None:
-        """Worker processes, or None where they are not wanted or cannot be had: this process then does the work."""
-        try:
-            return Pool(workers, self._home, self._options) if workers > 0 else None
-        except WorkerDied:
-            return None
 
     def _fold(
         self, scan: Scan, jobs: Sequence[Job], pool: Pool | None, keeper: _Keeper, *, show: Callable[[Progress], None]
@@ -293,8 +272,9 @@ class Backfill:
         tally = _Tally(scan, len(scan.seen), scan.bytes_seen)
         bytes_stale = sum(job.size for job in jobs)
         ahead = Progress(len(scan.seen) - len(jobs), len(scan.seen), scan.bytes_seen - bytes_stale, scan.bytes_seen)
-        done = self._runner.do(jobs) if pool is None else pool.run(jobs)
-        self._checkpoint_batches(done, jobs, tally, ahead, keeper, show)
+        done = pool.run(jobs) if pool is not None and pool.takes(jobs) else self._runner.do(jobs)
+        with contextlib.closing(done):
+            self._checkpoint_batches(done, jobs, tally, ahead, keeper, show)
         tally.failed.extend(Failure(refused.path, refused.reason) for refused in scan.refused)
         return tally
 

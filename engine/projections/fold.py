@@ -13,7 +13,7 @@ the watermark, which is marked as unfinished, is where the next piece begins.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -61,7 +61,7 @@ class Folded(Struct, frozen=True, array_like=True):
     anew: bool
     set_aside: list[SetAside]
     divergence: str | None
-    emitted: list[Any]
+    emitted: list[tuple[Any, ...]]
 
 
 class Folder:
@@ -87,16 +87,19 @@ class Folder:
         source: Source,
         marks: Mapping[str, Watermark],
         *,
+        of: Collection[str] | None = None,
         compressed: bool = False,
         end: int | None = None,
     ) -> list[Folded]:
         """Fold `source` from each projection's watermark (or anew) to its end, or to the offset `end`.
 
-        Raises OSError where the file cannot be read.
+        With `of` for these projections alone. Raises OSError where the file cannot be read.
         """
         groups: dict[tuple[int, bytes, bytes] | None, list[_Fold]] = {}
         judged: dict[tuple[int, bytes, bytes], History] = {}
         for name, projection in self.projections.items():
+            if of is not None and name not in of:
+                continue
             mark, divergence = marks.get(name), None
             if mark is not None and mark.version != projection.version:
                 mark = None

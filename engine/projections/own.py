@@ -27,7 +27,8 @@ from engine.stores import migrate
 from engine.stores.files import Files
 from engine.stores.link import files_translated
 from engine.stores.migrate import Migration
-from engine.stores.schema import quoted, tables_of
+from engine.stores.quoting import quoted
+from engine.stores.schema import tables_of
 from engine.stores.sqlite import Transaction
 
 BOOKKEEPING = "side"

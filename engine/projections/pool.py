@@ -1,8 +1,8 @@
 """Jobs done by several worker processes, with the answers in the order in which they come.
 
 Jobs are handed out in chunks of some megabytes, so that a few large files do not leave a worker idle. A worker that dies
-costs its chunk one more try, each job of it alone and in a new worker; the job that ends a worker again is answered as
-failed. All workers end with the pool.
+costs what it did not answer of its chunk one more try, each job of it alone and in a new worker, behind the pieces that
+were answered; the job that ends a worker again is answered as failed. All workers end with the pool.
 """
 
 from __future__ import annotations
@@ -13,40 +13,58 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
 from engine.errors import WorkerDied
 from engine.options import Options
-from engine.projections.worker import Done, Job, Setup, read_frame, write_frame
+from engine.projections.worker import Done, Job, Setup, behind, read_frame, write_frame
 from engine.stores.layout import Home
 
 CHUNK_BYTES = 12 * 1024 * 1024
 CHUNK_JOBS = 250
-_QUEUED_CHUNKS_MAX = 16
+_QUEUED_ANSWERS_MAX = 4
 """Answers that may wait for the writer; workers pause beyond it, so memory stays bounded."""
 
 
 class Pool:
-    """Worker processes, started at once; `close` ends them."""
+    """Worker processes, started when there is work for them and kept for the next; `close`, or the `with` block, ends them."""
 
     def __init__(self, workers: int, home: Home, options: Options) -> None:
+        self._wanted = workers
+        self._bytes_min = options.spawn_bytes_min
         self._setup = Setup(
-            os.fsencode(home.path), options.block_bytes, options.line_bytes_max, options.set_aside_bytes_max
+            os.fsencode(home.path),
+            options.block_bytes,
+            options.line_bytes_max,
+            options.set_aside_bytes_max,
+            options.piece_bytes,
         )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._workers: list[_Worker] = []
+
+    def start(self) -> bool:
+        """Start the workers now; False where none are wanted or can be had: the caller then does the work."""
         try:
-            for _ in range(workers):
+            while len(self._workers) < self._wanted:
                 self._workers.append(_Worker(self._setup, self._stop))
+        except WorkerDied:
+            self.close()
         except BaseException:
             self.close()
             raise
+        return bool(self._workers)
+
+    def takes(self, jobs: Sequence[Job]) -> bool:
+        """Whether there are workers, started now where need be, and enough to do for them."""
+        return sum(job.size for job in jobs) >= self._bytes_min and self.start()
 
     def close(self) -> None:
-        """End all workers, whatever they are doing; none is started again."""
+        """End all workers, whatever they are doing. Others can be started after."""
         self._stop.set()
         for worker in self._workers:
             worker.kill()
@@ -54,13 +72,35 @@ class Pool:
             thread.join()
         for worker in self._workers:
             worker.end()
+        self._threads, self._workers, self._stop = [], [], threading.Event()
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
-        """Do all jobs. Raises what a worker's thread met, `WorkerDied` where no worker can be started at all."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
+        """Do all jobs, each by one or more pieces in order; one run at a time. Not run to its end it ends the workers.
+
+        Raises what a worker's thread met, `WorkerDied` where no worker can be started at all.
+        """
+        try:
+            yield from self._run(jobs)
+        except BaseException:
+            self.close()
+            raise
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[Done]:
         chunks: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         for chunk in _chunks(jobs):
             chunks.put(chunk)
-        answers: queue.Queue[list[Done] | BaseException | None] = queue.Queue(_QUEUED_CHUNKS_MAX)
+        answers: queue.Queue[list[Done] | BaseException | None] = queue.Queue(_QUEUED_ANSWERS_MAX)
         for worker in self._workers:
             arguments = (worker, chunks, answers, self._stop)
             thread = threading.Thread(target=_serve, args=arguments, daemon=True)
@@ -87,7 +127,8 @@ def _serve(
     """One worker's thread: hand it chunks, pass its answers on."""
     try:
         while not stop.is_set() and (chunk := chunks.get()) is not None:
-            _put(answers, worker.do(chunk), stop)
+            for done in worker.do(chunk):
+                _put(answers, done, stop)
         _put(answers, None, stop)
     except BaseException as error:  # noqa: BLE001 - it is raised where the answers are taken
         _put(answers, error, stop)
@@ -116,11 +157,14 @@ class _Worker:
         self._decoder = msgspec.msgpack.Decoder(list[Done])
         self._process = self._start()
 
-    def do(self, chunk: list[Job]) -> list[Done]:
-        done = self._ask(chunk)
-        if done is not None or self._stop.is_set():
-            return done or []
-        return [answer for job in chunk for answer in self._do_alone(job)]
+    def do(self, chunk: list[Job]) -> Iterator[list[Done]]:
+        left = {job.path: job for job in chunk}
+        yield from self._ask(chunk, left)
+        for job in list(left.values()):  # the worker died
+            alone = {job.path: job}
+            yield from self._ask([job], alone)
+            if alone and not self._stop.is_set():
+                yield [Done(job.path, reason="a worker process died while reading it")]
 
     def kill(self) -> None:
         """End the process now; whoever waits for its answer gets none."""
@@ -136,26 +180,31 @@ class _Worker:
                 with contextlib.suppress(OSError):  # closing flushes into a pipe whose reader is dead
                     stream.close()
 
-    def _do_alone(self, job: Job) -> list[Done]:
-        return self._ask([job]) or [Done(job.path, reason="a worker process died while reading it")]
+    def _ask(self, jobs: list[Job], left: dict[str, Job]) -> Iterator[list[Done]]:
+        """The answers; what was not answered stays `left`, from where it stands.
 
-    def _ask(self, chunk: list[Job]) -> list[Done] | None:
-        """The answers, or None where the worker died; a new one is then there for the next question, unless all end."""
+        Then the worker died, and a new one is there for the next question, unless all end.
+        """
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            write_frame(process.stdin, msgspec.msgpack.encode(chunk))
-            frame = read_frame(process.stdout)
+            write_frame(process.stdin, msgspec.msgpack.encode(jobs))
+            while (frame := read_frame(process.stdout)) is not None:
+                answers = self._decoder.decode(frame)
+                if not answers:
+                    return
+                for done in answers:
+                    job = left.pop(done.path)
+                    if not done.is_whole:
+                        left[done.path] = behind(job, done)
+                yield answers
         except (OSError, ValueError):  # a pipe without a reader, or one that `end` has closed
-            frame = None
-        if frame is not None:
-            return self._decoder.decode(frame)
+            pass
         with self._lock:
             self.end()
             if not self._stop.is_set():
                 self._process = self._start()
-        return None
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", _RUN, *sys.path]

@@ -17,6 +17,7 @@ from engine.errors import InvalidRequest, ThreadNotFound
 from engine.projections import owed
 from engine.projections.backfill import Backfill, BackfillReport, Failure, Progress
 from engine.projections.facts import Facts
+from engine.projections.pool import Pool
 from engine.projections.runner import Runner, Stale
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, find, is_id, locate
@@ -54,11 +55,11 @@ class Rebuild:
         thread_id: str | None,
         projection: str | None,
         *,
-        workers: int,
+        pool: Pool,
         progress: Callable[[Progress], None] | None,
     ) -> BackfillReport:
         """Raises `InvalidRequest`, `ThreadNotFound`, `StoreError`, `WorkerDied`."""
-        self._check(thread_id, projection)
+        self.check(thread_id, projection)
         if thread_id is not None:
             return self._one(thread_id.lower())
         if projection == FACTS:
@@ -66,9 +67,10 @@ class Rebuild:
             return self._backfill.report(started, files=self._facts.rebuild())
         if projection is None:
             self._facts.rebuild(whoever=False)
-        return self._backfill.run(workers=workers, rebuild=True, progress=progress)
+        return self._backfill.run(pool=pool, rebuild=True, progress=progress)
 
-    def _check(self, thread_id: str | None, projection: str | None) -> None:
+    def check(self, thread_id: str | None, projection: str | None) -> None:
+        """Raises `InvalidRequest` where there is no such projection, or no thread of such an id can be."""
         names = [*self._runner.versions, FACTS, *self._others]
         if projection is not None and projection not in names:
             raise InvalidRequest(f"There is no projection {projection!r}.", hint=f"Name one of: {', '.join(names)}.")

@@ -12,7 +12,7 @@ Nothing here is ever final: what a scan finds new, changed, restored, moved or g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -239,12 +239,13 @@ class Runner:
     def jobs(self, stale: Sequence[Stale], *, anew: bool = False) -> list[Job]:
         """What is to be done for these streams; `anew` folds from the beginning whatever the watermark says."""
         marks: dict[str, dict[str, Watermark]] = {}
+        of = tuple(self.versions)
         known = [each.found.path for each in stale if each.known]
         if known:
             with self._database.read() as transaction:
                 marks = watermarks.load(transaction, known)
         return [
-            Job(found.path, found.compressed, found.stat.size, self._own(marks.get(found.path, {})), anew)
+            Job(found.path, found.compressed, found.stat.size, self._own(marks.get(found.path, {})), of, anew)
             for found, *_ in stale
         ]
 
@@ -259,7 +260,7 @@ class Runner:
         standing = _standing(self.versions, marks, stat)
         return standing.behind or standing.outdated
 
-    def do(self, jobs: Iterable[Job]) -> Iterator[Done]:
+    def do(self, jobs: Iterable[Job]) -> Generator[Done, None, None]:
         """Fold in this process."""
         return (self._hand.do(job) for job in jobs)
 

@@ -21,7 +21,16 @@ from engine.events.said import said_by
 from engine.events.thread_items import FINAL_AGENT, PLAIN_AGENT, USER_MESSAGE
 from engine.events.upcast import preview_text
 from engine.projections.projection import Change, Piece, Place, Stream
-from engine.projections.search_rows import AGENT, OPERATIONS, USER, Rollout, TextSaid, forget_rollouts, write_rollout
+from engine.projections.search_rows import (
+    AGENT,
+    OPERATIONS,
+    USER,
+    Rollout,
+    TextSaid,
+    Written,
+    forget_rollouts,
+    write_rollouts,
+)
 from engine.projections.turn_paginated import created_ms
 from engine.projections.turn_state import Again, Begun, Item, Kept, RolledBack, TurnsState
 from engine.projections.turns import Turns
@@ -101,6 +110,7 @@ class Search:
         return SearchState(_DECODER.decode(blob))
 
     def write(self, transaction: Transaction, changes: Sequence[Change]) -> None:
+        pieces: list[Written] = []
         for change in changes:
             kept: SearchKept = change.state.kept
             name = change.stream.name
@@ -113,7 +123,8 @@ class Search:
                 archived=change.stream.archived,
             )
             operations = [OPERATIONS[place](*values) for place, *values in change.emitted]
-            write_rollout(transaction, rollout, operations, anew=change.anew)
+            pieces.append(Written(rollout, operations, change.anew))
+        write_rollouts(transaction, pieces)
 
     def forget(self, transaction: Transaction, paths: Sequence[str]) -> None:
         forget_rollouts(transaction, paths)

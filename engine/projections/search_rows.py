@@ -6,7 +6,7 @@ thread shows follows from all rollouts of the thread that are here, so it is wor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -59,21 +59,29 @@ class Rollout(NamedTuple):
     archived: bool
 
 
-def write_rollout(transaction: Transaction, rollout: Rollout, operations: Sequence[Any], *, anew: bool) -> None:
-    """Write what a piece of a rollout came to; with `anew` in place of all that was written for it before."""
-    if anew:
-        forget_rollouts(transaction, [rollout.path])
-    number = _ensure(transaction, rollout)
-    for stretch, rollback in _stretches(operations):
-        turns = [(number, each.offset, each.turn, each.id) for each in stretch if isinstance(each, Begun)]
-        transaction.run_many(_BEGIN, turns)
-        texts = [each for each in stretch if isinstance(each, TextSaid)]
-        _add(transaction, number, [each for each in texts if not each.again])
-        for each in texts:
-            if each.again:
-                _say_again(transaction, number, each)
-        if rollback is not None:
-            _roll_back(transaction, number, rollback)
+class Written(NamedTuple):
+    """What a piece of a rollout came to; with `anew` it takes the place of all that was written for it before."""
+
+    rollout: Rollout
+    operations: Sequence[Any]
+    anew: bool
+
+
+def write_rollouts(transaction: Transaction, pieces: Sequence[Written]) -> None:
+    """Write what pieces of several rollouts came to, many rows a statement."""
+    forget_rollouts(transaction, [each.rollout.path for each in pieces if each.anew])
+    numbers = _ensure(transaction, [each.rollout for each in pieces])
+    stretch: list[tuple[int, Begun | TextSaid]] = []
+    for piece in pieces:
+        number = numbers[piece.rollout.path]
+        for operation in piece.operations:
+            if isinstance(operation, RolledBack):
+                _write_stretch(transaction, stretch)
+                stretch = []
+                _roll_back(transaction, number, operation)
+            else:
+                stretch.append((number, operation))
+    _write_stretch(transaction, stretch)
 
 
 def forget_rollouts(transaction: Transaction, paths: Sequence[str]) -> None:
@@ -83,29 +91,36 @@ def forget_rollouts(transaction: Transaction, paths: Sequence[str]) -> None:
     for table in TABLES:
         transaction.run_many(f"DELETE FROM {table} WHERE rollout = ?", [(number,) for number, _ in known])  # noqa: S608
     transaction.run_many("DELETE FROM rollouts WHERE number = ?", [(number,) for number, _ in known])
-    for thread_id in {thread_id for _, thread_id in known}:
-        _show(transaction, thread_id)
+    if known:
+        _show(transaction, {thread_id for _, thread_id in known})
 
 
-def _ensure(transaction: Transaction, rollout: Rollout) -> int:
-    """The rollout's number; its row is there, and says what is known of it now."""
-    values = rollout._asdict()
-    row = transaction.row(_NUMBER, {"path": rollout.path})
-    if row is None or row[1:] != (*rollout[1:-1], int(rollout.archived)):
-        transaction.run(_PUT, values)
-        for thread_id in {rollout.thread_id} if row is None else {rollout.thread_id, row[1]}:
-            _show(transaction, thread_id)
-        row = transaction.row(_NUMBER, {"path": rollout.path})
-    assert row is not None
-    number: int = row[0]
-    return number
+def _ensure(transaction: Transaction, rollouts: Sequence[Rollout]) -> dict[str, int]:
+    """The rollouts' numbers; their rows are there, and say what is known of them now."""
+    named = {"paths": msgspec.json.encode([each.path for each in rollouts]).decode()}
+    known = {path: (number, *more) for number, path, *more in transaction.rows(_NUMBERED, named)}
+    moved = [each for each in rollouts if known.get(each.path, ())[1:] != (*each[1:-1], int(each.archived))]
+    if not moved:
+        return {path: row[0] for path, row in known.items()}
+    transaction.run_many(_PUT, [(OFFSET_END, *each) for each in moved])
+    _show(
+        transaction, {each.thread_id for each in moved} | {known[each.path][1] for each in moved if each.path in known}
+    )
+    return {path: number for number, path, *_ in transaction.rows(_NUMBERED, named)}
 
 
-def _show(transaction: Transaction, thread_id: str) -> None:
-    """Note which part of each of a thread's rollouts it shows."""
-    rows = [Standing(*row) for row in transaction.rows(_OF_THREAD, {"thread_id": thread_id})]
-    ends = shown_ends(rows)
-    moved = [(ends[each.number], each.number) for each in rows if each.shown_end != ends[each.number]]
+def _show(transaction: Transaction, thread_ids: Iterable[str]) -> None:
+    """Note which part of each of these threads' rollouts it shows."""
+    threads: dict[str, list[Standing]] = {}
+    named = {"ids": msgspec.json.encode(sorted(thread_ids)).decode()}
+    for thread_id, *row in transaction.rows(_OF_THREADS, named):
+        threads.setdefault(thread_id, []).append(Standing(*row))
+    moved = [
+        (end, each.number)
+        for rollouts in threads.values()
+        for each, end in zip(rollouts, shown_ends(rollouts).values(), strict=True)
+        if each.shown_end != end
+    ]
     transaction.run_many("UPDATE rollouts SET shown_end = ? WHERE number = ?", moved)
 
 
@@ -136,22 +151,23 @@ def shown_ends(rollouts: Sequence[Standing]) -> dict[int, int]:
     return ends
 
 
-def _stretches(operations: Sequence[Any]) -> Iterator[tuple[list[Any], RolledBack | None]]:
-    stretch: list[Any] = []
-    for operation in operations:
-        if isinstance(operation, RolledBack):
-            yield stretch, operation
-            stretch = []
-        else:
-            stretch.append(operation)
-    yield stretch, None
+def _write_stretch(transaction: Transaction, operations: Sequence[tuple[int, Begun | TextSaid]]) -> None:
+    """Operations, of any rollouts, between which nothing was rolled back."""
+    turns = [(number, each.offset, each.turn, each.id) for number, each in operations if isinstance(each, Begun)]
+    transaction.run_many(_BEGIN, turns)
+    texts = [(number, each) for number, each in operations if isinstance(each, TextSaid)]
+    _add(transaction, [each for each in texts if not each[1].again])
+    for number, each in texts:
+        if each.again:
+            _say_again(transaction, number, each)
 
 
-def _add(transaction: Transaction, number: int, texts: Sequence[TextSaid]) -> None:
+def _add(transaction: Transaction, texts: Sequence[tuple[int, TextSaid]]) -> None:
+    """Messages, each with the number of its rollout."""
     (last,) = transaction.row("SELECT coalesce(max(id), 0) FROM texts") or (0,)
     numbered = list(enumerate(texts, last + 1))
-    transaction.run_many(_ADD, [(each_id, number, *each[:-2]) for each_id, each in numbered])
-    transaction.run_many(_ADD_WORDS, [(each_id, each.text) for each_id, each in numbered])
+    transaction.run_many(_ADD, [(each_id, number, *each[:-2]) for each_id, (number, each) in numbered])
+    transaction.run_many(_ADD_WORDS, [(each_id, each.text) for each_id, (_, each) in numbered])
 
 
 def _say_again(transaction: Transaction, number: int, said: TextSaid) -> None:
@@ -161,7 +177,7 @@ def _say_again(transaction: Transaction, number: int, said: TextSaid) -> None:
     transaction.run('DELETE FROM texts WHERE rollout = :rollout AND "offset" = :offset', at)
     if said.role:
         first = said if row is None else said._replace(ordinal=row[0], created_at_ms=row[1], turn=row[2])
-        _add(transaction, number, [first])
+        _add(transaction, [(number, first)])
 
 
 def _roll_back(transaction: Transaction, number: int, rollback: RolledBack) -> None:
@@ -177,20 +193,21 @@ def _roll_back(transaction: Transaction, number: int, rollback: RolledBack) -> N
 
 _KNOWN = "SELECT number, thread_id FROM rollouts WHERE path IN (SELECT value FROM json_each(:paths))"
 
-_NUMBER = """
-    SELECT number, thread_id, rollout_id, base_rollout_id, base_end, archived FROM rollouts WHERE path = :path
+_NUMBERED = """
+    SELECT number, path, thread_id, rollout_id, base_rollout_id, base_end, archived FROM rollouts
+    WHERE path IN (SELECT value FROM json_each(:paths))
 """
 
 _PUT = """
     INSERT INTO rollouts (shown_end, path, thread_id, rollout_id, base_rollout_id, base_end, archived)
-    VALUES (-1, :path, :thread_id, :rollout_id, :base_rollout_id, :base_end, :archived)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (path) DO UPDATE SET thread_id = excluded.thread_id, rollout_id = excluded.rollout_id,
     base_rollout_id = excluded.base_rollout_id, base_end = excluded.base_end, archived = excluded.archived
 """
 
-_OF_THREAD = """
-    SELECT number, path, rollout_id, base_rollout_id, base_end, shown_end FROM rollouts
-    WHERE thread_id = :thread_id ORDER BY path
+_OF_THREADS = """
+    SELECT thread_id, number, path, rollout_id, base_rollout_id, base_end, shown_end FROM rollouts
+    WHERE thread_id IN (SELECT value FROM json_each(:ids)) ORDER BY path
 """
 
 _BEGIN = 'INSERT OR REPLACE INTO turns (rollout, "offset", turn, id) VALUES (?, ?, ?, ?)'

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypedDict, TypeVar
 
@@ -36,9 +36,11 @@ from engine.projections.catchup import CatchUp, Partial
 from engine.projections.fold import Decode
 from engine.projections.owed import OWED
 from engine.projections.projection import Projection
+from engine.projections.registry import INDEXES
 from engine.projections.runner import Left, Scan, Stale
-from engine.projections.side_runner import SideRunner
+from engine.projections.side_runner import Piece, SideRunner
 from engine.projections.side_tables import SET_ASIDE, StreamTable, count, remove_orphans
+from engine.projections.worker import Done, Job
 from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home, locate
@@ -126,6 +128,11 @@ class Side:
         return self.projections[0].name
 
     @property
+    def is_index(self) -> bool:
+        """Whether its projections are the engine's own, which worker processes know."""
+        return all(each in INDEXES for each in self.projections)
+
+    @property
     def path(self) -> str | None:
         """Where its file belongs; None in memory."""
         state = self._parts.home.state
@@ -171,9 +178,10 @@ class Side:
         return _answered(lambda: self._read_of(found, budget_ms), question)
 
     def bytes_behind(self, found: Found) -> int:
-        """How much of a plain rollout the rows have not followed; 0 where that cannot be told. Raises `StoreError`."""
-        if found.compressed:
-            return 0
+        """How much of a rollout the rows have not followed; 0 where that cannot be told. Raises `StoreError`.
+
+        Of a compressed one only that nothing was, and then its bytes as they are stored.
+        """
         with contextlib.suppress(*LOST), self._ready().database.read() as transaction:
             marks = watermarks.load(transaction, [found.path]).get(found.path, {})
             followed = [
@@ -181,7 +189,9 @@ class Side:
                 for each in self.projections
                 if each.name in marks and marks[each.name].version == each.version
             ]
-            return found.stat.size - (min(followed) if len(followed) == len(self.projections) else 0)
+            if len(followed) < len(self.projections):
+                return found.stat.size
+            return 0 if found.compressed else found.stat.size - min(followed)
         return 0
 
     @contextlib.contextmanager
@@ -219,6 +229,23 @@ class Side:
                 self._remove_orphans(transaction)
             self.look_anew()
 
+    def jobs(self, stale: Sequence[Stale]) -> list[Job]:
+        """What is to be folded to bring these streams up to date. Raises `StoreError`."""
+        return self._ready().runner.jobs(stale)
+
+    def pieces(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
+        """Fold these streams here, writing nothing. Raises `StoreError`."""
+        return self._ready().runner.pieces(jobs)
+
+    def write(self, pieces: Mapping[str, Piece]) -> None:
+        """Write what these streams were folded to, by whomever. Raises `StoreError`."""
+
+        def write(opened: _Open) -> None:
+            with self._mutex:
+                opened.runner.commit(pieces)
+
+        self._healed(write)
+
     def fold(self, stale: Sequence[Stale]) -> None:
         """Bring these streams up to date. Raises `StoreError`."""
 
@@ -227,6 +254,19 @@ class Side:
                 opened.runner.fold(stale, lambda: False)
 
         self._healed(fold)
+
+    def forget_vanished(self, scan: Scan) -> None:
+        """Forget the streams that an ended walk did not find any more. Raises `StoreError`."""
+
+        def forget(opened: _Open) -> None:
+            with self._mutex:
+                gone = [*scan.vanished(), *(path for path, _ in self.failures() if scan.is_gone(path))]
+                if gone:
+                    with opened.database.write() as transaction:
+                        opened.runner.note_gone(transaction, gone, fresh=gone)
+                    self._settle(opened)
+
+        self._healed(forget)
 
     def failures(self) -> list[tuple[str, str]]:
         """The rollouts that could not be folded, each with its reason. Raises `StoreError`."""

@@ -8,7 +8,7 @@ code fails, that stream is a failure with a reason, kept until it is folded, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -18,11 +18,14 @@ from engine.options import Options
 from engine.projections.fold import Decode, Folded
 from engine.projections.projection import Projection
 from engine.projections.runner import Compared, Left, Runner, Stale
-from engine.projections.worker import Done, Hand, Job
+from engine.projections.worker import Done, Hand, Job, behind
 from engine.stores import watermarks
 from engine.stores.files import Files
 from engine.stores.layout import Home, Listing, parse_path
 from engine.stores.sqlite import Database, Transaction
+
+Piece = tuple[Job, Done]
+"""What a stream was folded to, and the job that it is the answer to: where the piece before ended."""
 
 
 class SideRunner(Runner):
@@ -51,27 +54,30 @@ class SideRunner(Runner):
 
     def fold(self, stale: Sequence[Stale], is_late: Callable[[], bool]) -> Left:
         """Bring these streams up to date, until it is late: asked before each stream and behind each piece."""
-        behind = unread = size = 0
+        left = unread = size = 0
         lost = self.counters.lost_swaps
-        waiting: dict[str, tuple[Job, Done]] = {}
+        waiting: dict[str, Piece] = {}
         for job in self.jobs(stale):
             if is_late():
-                behind += 1
+                left += 1
                 continue
             for part, done in self._pieces(job):
                 unread += done.reason is not None
                 waiting[job.path] = (part, done)
                 size += min(job.size, self._piece_bytes)
-                is_whole = not _is_unfinished(done)
-                if is_whole and size < self._piece_bytes and len(waiting) < self._options.batch_streams:
+                if done.is_whole and size < self._piece_bytes and len(waiting) < self._options.batch_streams:
                     continue
-                unread += self._commit(waiting)
+                unread += self.commit(waiting)
                 waiting, size = {}, 0
-                if not is_whole and (is_late() or self.counters.lost_swaps > lost):
-                    behind += 1  # it is for the next time, or somebody else is at it
+                if not done.is_whole and (is_late() or self.counters.lost_swaps > lost):
+                    left += 1  # it is for the next time, or somebody else is at it
                     break
-        unread += self._commit(waiting)
-        return Left(behind + self.counters.lost_swaps - lost, unread)
+        unread += self.commit(waiting)
+        return Left(left + self.counters.lost_swaps - lost, unread)
+
+    def pieces(self, jobs: Iterable[Job]) -> Generator[Done, None, None]:
+        """Fold these streams in this process, piece by piece; where a projection's own code fails that is the answer."""
+        return (done for job in jobs for _, done in self._pieces(job))
 
     def count_whole(self, transaction: Transaction, paths: Sequence[str]) -> int:
         """How many of these streams have rows of every projection that are all there, as of their watermarks."""
@@ -112,21 +118,20 @@ class SideRunner(Runner):
         for path in paths:
             self.failed.pop(path, None)
 
-    def _pieces(self, job: Job) -> Iterator[tuple[Job, Done]]:
-        """Each piece of a stream, and the job that it is the answer to: where the one before it ended."""
+    def _pieces(self, job: Job) -> Iterator[Piece]:
+        """Each piece of a stream, behind the one before."""
         pieces = self._hand.pieces(job)
         try:
             for done in pieces:
                 yield job, done
-                marks = {each.projection: each.mark for each in done.folded}
-                job = msgspec.structs.replace(job, marks=marks, anew=False)
+                job = behind(job, done)
         except ProjectionFailed as failure:
             yield job, self._failure(job.path, failure)
         finally:
             pieces.close()
 
-    def _commit(self, waiting: dict[str, tuple[Job, Done]]) -> int:
-        """Write these; how many could not be written because a projection's own code failed."""
+    def commit(self, waiting: Mapping[str, Piece]) -> int:
+        """Write these, a piece a stream; how many could not be written because a projection's own code failed."""
         if not waiting:
             return 0
         try:
@@ -143,7 +148,7 @@ class SideRunner(Runner):
             return 1
         return 0
 
-    def _write_all(self, waiting: dict[str, tuple[Job, Done]]) -> None:
+    def _write_all(self, waiting: Mapping[str, Piece]) -> None:
         self.write([done for _, done in waiting.values()], {path: job for path, (job, _) in waiting.items()})
         for path, (_, done) in waiting.items():
             if done.reason is None:
@@ -164,10 +169,6 @@ class SideRunner(Runner):
 
     def _note_divergences(self, transaction: Transaction, accepted: Sequence[Folded]) -> None:
         """The state database follows the same files, and records it."""
-
-
-def _is_unfinished(done: Done) -> bool:
-    return any(watermarks.is_unfinished(each.mark) for each in done.folded)
 
 
 def _json(values: Sequence[str]) -> str:

@@ -7,12 +7,14 @@ A row is of a stream by one column: the stream's path, or, where a table has man
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from engine.stores.schema import quoted
-from engine.stores.sqlite import Row, Transaction
+from engine.stores.quoting import quoted
+
+if TYPE_CHECKING:
+    from engine.stores.sqlite import Row, Transaction
 
 
 class StreamTable(NamedTuple):

@@ -15,6 +15,7 @@ import msgspec
 
 from engine.errors import EngineError, StoreError
 from engine.projections.filling import Filling, Show
+from engine.projections.pool import Pool
 from engine.projections.side import Parts, Side, discard
 from engine.stores.sqlite import Database
 
@@ -40,12 +41,14 @@ class Sides:
         for side in self._sides:
             side.note(path)
 
-    def fill(self, show: Show, *, rebuild: bool = False) -> None:
+    def fill(self, show: Show, pool: Pool, *, rebuild: bool = False) -> None:
         """Bring each up to date with every rollout, with `rebuild` anew; raises nothing that one of them met."""
-        for side in self._sides:
-            with contextlib.suppress(EngineError, OSError):
-                if not self._filling.fill(side, show, rebuild=rebuild).failed:
-                    side.remove_older_shapes()
+        indexes = [side for side in self._sides if side.is_index]
+        for sides in [*([side] for side in self._sides if not side.is_index), indexes]:
+            for side, filled in zip(sides, self._filling.fill(sides, show, pool=pool, rebuild=rebuild), strict=True):
+                if not filled.failed and filled.error is None:
+                    with contextlib.suppress(EngineError, OSError):
+                        side.remove_older_shapes()
 
     def catch_up(self, budget_ms: int | None = None) -> None:
         """Fold what moved into each, for at most so long each (None: to the end); raises nothing that one of them met."""

@@ -25,6 +25,7 @@ from engine.events.record import decode_as
 from engine.options import Options
 from engine.projections.catchup import Partial
 from engine.projections.history import History, readable
+from engine.projections.registry import TURNS
 from engine.projections.shown import Shown
 from engine.projections.side import Parts, Side
 from engine.projections.turn_list import (
@@ -39,7 +40,6 @@ from engine.projections.turn_list import (
 )
 from engine.projections.turn_rows import STREAM_TABLES
 from engine.projections.turn_tail import Newest, newest_of, scratch
-from engine.projections.turns import Turns
 from engine.stores import migrate
 from engine.stores.bodies import Bodies
 from engine.stores.files import Files
@@ -67,7 +67,7 @@ def history_side(parts: Parts) -> Side:
     """The side database of turns and items."""
     with files_translated("open", HISTORY):
         schema = migrate.load(HISTORY, parts.files)
-    return Side(parts, HISTORY, HISTORY_SHAPE, [Turns()], schema, STREAM_TABLES, decode=decode_as)
+    return Side(parts, HISTORY, HISTORY_SHAPE, [TURNS], schema, STREAM_TABLES, decode=decode_as)
 
 
 class TurnIndex:
@@ -122,12 +122,12 @@ class TurnIndex:
         was_held = self._is_held(thread_id)  # a turn that ends while it is looked for was never interrupted
         _, head = self._history.find(thread_id)
         segments, is_broken = self._shown.segments(head)
-        if newest is not None and len(segments) == 1 and self._side.bytes_behind(head) >= BEHIND_BYTES_MIN:
+        if newest is not None and self._side.bytes_behind(head) >= BEHIND_BYTES_MIN:
             with self._newest(head, newest) as transaction:
                 if transaction is not None:
                     self._fill()
                     running = was_held or self._is_held(thread_id)
-                    return pick(transaction, segments, running), Partial(0, 1, unread=int(is_broken))
+                    return pick(transaction, segments, running), Partial(0, len(segments), unread=int(is_broken))
         picked, partial = self._side.ask_of(
             [segment.found for segment in reversed(segments)],  # where there is no time for all, the newest are first
             lambda transaction: pick(transaction, segments, was_held or self._is_held(thread_id)),

@@ -8,7 +8,7 @@ reverted. A cursor is of one thread and one list, and of a row that has to be th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -17,7 +17,9 @@ from engine.errors import InvalidCursor
 from engine.projections.cursors import decode_cursor, encode_cursor
 from engine.stores.layout import Found
 from engine.stores.lineage import Segment
-from engine.stores.sqlite import Transaction
+
+if TYPE_CHECKING:
+    from engine.stores.sqlite import Transaction
 
 OFFSET_END = (1 << 63) - 1
 """Behind every record."""

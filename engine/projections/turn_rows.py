@@ -1,15 +1,17 @@
 """Write the turns and items of a rollout: each operation of a fold, in the order of the records.
 
 What one operation does to the rows depends on the rows that the operations before it left, never on where a piece ended.
-So operations that do not concern each other are written together, many rows a statement; only a rollback parts them.
+So operations that do not concern each other, those of other rollouts among them, are written together, many rows a
+statement; only a rollback parts them. A turn that begins and ends in them is one row, written once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from engine.events.thread_items import FINAL_AGENT, PLAIN_AGENT, USER_MESSAGE
 from engine.projections.side_tables import StreamTable
@@ -30,7 +32,6 @@ from engine.projections.turn_state import (
 if TYPE_CHECKING:
     from engine.stores.sqlite import Transaction
 
-T = TypeVar("T")
 TABLES = ("turns", "items", "parts", "rollbacks")
 STREAM_TABLES = (
     *(StreamTable(table, "rollout", numbered=True, local=1) for table in TABLES),
@@ -38,15 +39,28 @@ STREAM_TABLES = (
 )
 
 
-def write_rollout(transaction: Transaction, path: str, operations: Sequence[Any], *, anew: bool) -> None:
-    """Write what a piece of a rollout came to; with `anew` in place of all that was written for it before."""
-    number = _number_of(transaction, path)
-    if anew:
-        _clear(transaction, [number])
-    for stretch, rollback in _stretches(operations):
-        _write_stretch(transaction, number, stretch)
-        if rollback is not None:
-            _roll_back(transaction, number, rollback)
+class Written(NamedTuple):
+    """What a piece of a rollout came to; with `anew` it takes the place of all that was written for it before."""
+
+    path: str
+    operations: Sequence[Any]
+    anew: bool
+
+
+def write_rollouts(transaction: Transaction, pieces: Sequence[Written]) -> None:
+    """Write what pieces of several rollouts came to, many rows a statement."""
+    numbers = _numbers_of(transaction, pieces)
+    stretch = _Stretch()
+    for piece in pieces:
+        number = numbers[piece.path]
+        for operation in piece.operations:
+            if isinstance(operation, RolledBack):
+                stretch.write(transaction)
+                stretch = _Stretch()
+                _roll_back(transaction, number, operation)
+            else:
+                stretch.take(number, operation)
+    stretch.write(transaction)
 
 
 def forget_rollouts(transaction: Transaction, paths: Sequence[str]) -> None:
@@ -57,12 +71,17 @@ def forget_rollouts(transaction: Transaction, paths: Sequence[str]) -> None:
     transaction.run("DELETE FROM rollouts WHERE path IN (SELECT value FROM json_each(:paths))", named)
 
 
-def _number_of(transaction: Transaction, path: str) -> int:
-    transaction.run("INSERT INTO rollouts (path) VALUES (:path) ON CONFLICT (path) DO NOTHING", {"path": path})
-    row = transaction.row("SELECT number FROM rollouts WHERE path = :path", {"path": path})
-    assert row is not None
-    number: int = row[0]
-    return number
+def _numbers_of(transaction: Transaction, pieces: Sequence[Written]) -> dict[str, int]:
+    """Their numbers, given now where they had none; nothing is left of what is written anew."""
+    named = {"paths": msgspec.json.encode([each.path for each in pieces]).decode()}
+    known: dict[str, int] = dict(transaction.rows(_NUMBERED, named))
+    if known:
+        _clear(transaction, [known[each.path] for each in pieces if each.anew and each.path in known])
+    new = [(each.path,) for each in pieces if each.path not in known]
+    if not new:
+        return known
+    transaction.run_many("INSERT INTO rollouts (path) VALUES (?)", new)
+    return dict(transaction.rows(_NUMBERED, named))
 
 
 def _clear(transaction: Transaction, numbers: Sequence[int]) -> None:
@@ -70,55 +89,92 @@ def _clear(transaction: Transaction, numbers: Sequence[int]) -> None:
         transaction.run_many(f"DELETE FROM {table} WHERE rollout = ?", [(number,) for number in numbers])  # noqa: S608
 
 
-def _stretches(operations: Sequence[Any]) -> Iterator[tuple[list[Any], RolledBack | None]]:
-    stretch: list[Any] = []
-    for operation in operations:
-        if isinstance(operation, RolledBack):
-            yield stretch, operation
-            stretch = []
+class _Turn(Struct):
+    """A turn's row that is not written yet; what comes to a turn that has one already is a statement each."""
+
+    rollout: int
+    offset: int
+    turn: int
+    id: str
+    ordinal: int | None
+    status: int
+    started_at_ms: int | None
+    end_offset: int | None = None
+    completed_at_ms: int | None = None
+    duration_ms: int | None = None
+    error_offset: int | None = None
+    error_length: int | None = None
+    first_user: int | None = None
+    final_agent: int | None = None
+    plain_agent: int | None = None
+
+    def take(self, operation: Said | Failure | Ended) -> None:
+        """As `_SAY`, `_FAIL`, `_END` and `_END_LEGACY` have it."""
+        if isinstance(operation, Said):
+            counts = self.end_offset is None or operation.ended
+            if counts and (operation.what != "first_user" or self.first_user is None):
+                setattr(self, operation.what, operation.offset)
+        elif isinstance(operation, Failure):
+            self.status, self.error_offset, self.error_length = FAILED, operation.offset, operation.length
+        elif not operation.once or self.end_offset is None:
+            self._end(operation)
+
+    def _end(self, ended: Ended) -> None:
+        if ended.once or ended.status != COMPLETED or self.status == OPEN:
+            self.status = ended.status
+        self.end_offset, self.completed_at_ms, self.duration_ms = ended.offset, ended.completed_at_ms, ended.duration_ms
+        if self.started_at_ms is None:
+            self.started_at_ms = ended.started_at_ms
+        if ended.failed:
+            self.error_offset, self.error_length = ended.offset, ended.length
+
+
+class _Stretch:
+    """Operations, of any rollouts, between which nothing was rolled back."""
+
+    def __init__(self) -> None:
+        self._turns: list[_Turn] = []
+        self._newest: dict[tuple[int, int], _Turn] = {}
+        self._items: list[tuple[Any, ...]] = []
+        self._checked: list[dict[str, Any]] = []
+        self._again: list[dict[str, Any]] = []
+        self._parts: list[tuple[int, ...]] = []
+        self._others: list[tuple[int, Said | Failure | Ended]] = []
+
+    def take(self, number: int, operation: Any) -> None:
+        """Take one in, behind all before it."""
+        if isinstance(operation, Item):
+            if operation.since is None and not operation.late:
+                self._items.append(_item_values(number, operation))
+            else:
+                self._checked.append({"rollout": number, **operation._asdict()})
+        elif isinstance(operation, Begun):
+            begun = _Turn(number, *operation)
+            self._turns.append(begun)
+            self._newest[number, operation.turn] = begun
+        elif isinstance(operation, Again):
+            self._again.append({"rollout": number, **operation._asdict()})
+        elif isinstance(operation, Part):
+            self._parts.append((number, *operation))
+        elif (row := self._newest.get((number, operation.turn))) is not None:
+            row.take(operation)
         else:
-            stretch.append(operation)
-    yield stretch, None
+            self._others.append((number, operation))
 
-
-def _write_stretch(transaction: Transaction, number: int, operations: Sequence[Any]) -> None:
-    """Turns and items first: they have keys of their own, and what comes after names them."""
-    transaction.run_many(
-        _BEGIN, [(number, each.offset, each.turn, *each[2:]) for each in _of(operations, Begun)]
-    )  # fmt: skip
-    items = _of(operations, Item)
-    transaction.run_many(
-        _ADD_ITEM, [_item_values(number, each) for each in items if each.since is None and not each.late]
-    )
-    transaction.run_many(_ADD_CHECKED, [
-        {"rollout": number, **each._asdict()} for each in items if each.since is not None or each.late
-    ])  # fmt: skip
-    transaction.run_many(_REPLACE, [
-        {"rollout": number, **each._asdict()} for each in _of(operations, Again)
-    ])  # fmt: skip
-    transaction.run_many(_ADD_PART, [(number, *each) for each in _of(operations, Part)])
-    said: dict[tuple[str, int], Said] = {}
-    for each in operations:
-        if isinstance(each, Said):
-            # Of a turn's messages the first of the user and the last of the agent count; an end comes in between.
-            if each.what != "first_user" or (each.what, each.turn) not in said:
-                said[each.what, each.turn] = each
-        elif isinstance(each, Failure):
-            transaction.run(_FAIL, {"rollout": number, **each._asdict()})
-        elif isinstance(each, Ended):
-            _say(transaction, number, said)
-            _end(transaction, number, each)
-    _say(transaction, number, said)
-
-
-def _say(transaction: Transaction, number: int, said: dict[tuple[str, int], Said]) -> None:
-    for each in said.values():
-        transaction.run(_SAY[each.what], {"rollout": number, **each._asdict()})
-    said.clear()
-
-
-def _of(operations: Sequence[Any], wanted: type[T]) -> list[T]:
-    return [each for each in operations if isinstance(each, wanted)]
+    def write(self, transaction: Transaction) -> None:
+        """Turns and items first: they have keys of their own, and what comes after names them."""
+        transaction.run_many(_BEGIN, [msgspec.structs.astuple(each) for each in self._turns])
+        transaction.run_many(_ADD_ITEM, self._items)
+        transaction.run_many(_ADD_CHECKED, self._checked)
+        transaction.run_many(_REPLACE, self._again)
+        transaction.run_many(_ADD_PART, self._parts)
+        for number, operation in self._others:
+            if isinstance(operation, Said):
+                transaction.run(_SAY[operation.what], {"rollout": number, **operation._asdict()})
+            elif isinstance(operation, Failure):
+                transaction.run(_FAIL, {"rollout": number, **operation._asdict()})
+            else:
+                _end(transaction, number, operation)
 
 
 def _item_values(number: int, item: Item) -> tuple[Any, ...]:
@@ -154,8 +210,12 @@ def _roll_back(transaction: Transaction, number: int, rollback: RolledBack) -> N
 
 _NUMBERS = "SELECT number FROM rollouts WHERE path IN (SELECT value FROM json_each(:paths))"
 
+_NUMBERED = "SELECT path, number FROM rollouts WHERE path IN (SELECT value FROM json_each(:paths))"
+
 _BEGIN = """
-    INSERT OR REPLACE INTO turns (rollout, "offset", turn, id, ordinal, status, started_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
+    INSERT OR REPLACE INTO turns (rollout, "offset", turn, id, ordinal, status, started_at_ms, end_offset, completed_at_ms,
+    duration_ms, error_offset, error_length, first_user, final_agent, plain_agent)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 _ADD_ITEM = """

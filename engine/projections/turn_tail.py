@@ -6,7 +6,8 @@ their places are those that the index will have, and a cursor leads on into it. 
 `TAIL_BYTES_MAX`, or an earlier turn reaches in between them, the answer has to wait for the index. It is taken
 for granted that a turn begins once, and before its items; where it is otherwise, only the index shows what came before.
 
-For paginated rollouts alone, and such as can be read anywhere: what a record of a legacy one means depends on all before it.
+For paginated rollouts alone, and such as can be read anywhere: what a record of a legacy one means depends on all before it,
+and so do the ids of its items, which are counted from its beginning.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from engine.events.policy import PAGINATED
 from engine.options import Options
 from engine.projections.fold import Folder
 from engine.projections.threads import stream_of
-from engine.projections.turn_rows import write_rollout
+from engine.projections.turn_rows import Written, write_rollouts
 from engine.projections.turn_state import OPERATIONS, Begun, Ended, Item, Kept, TurnsState
 from engine.projections.turns import Turns
 from engine.stores.files import Files
+from engine.stores.frames import FramedSource
 from engine.stores.layout import Found, Home, is_id
 from engine.stores.lineage import first_meta, open_rollout
 from engine.stores.rollouts import PlainSource
@@ -56,7 +58,7 @@ def newest_of(
         yield None
         return
     with database.write() as transaction:
-        write_rollout(transaction, found.path, operations, anew=True)
+        write_rollouts(transaction, [Written(found.path, operations, anew=True)])
     with database.read() as transaction:
         yield transaction
 
@@ -75,8 +77,10 @@ def _operations(
     below = meta.subagent_history_start_ordinal or 0
     source = open_rollout(home, found, options, files)
     try:
-        size = TAIL_BYTES_MIN
-        while isinstance(source, PlainSource) and size < source.stat.size:
+        if not isinstance(source, PlainSource | FramedSource):
+            return None
+        size, plain_size = TAIL_BYTES_MIN, source.plain_size
+        while size < plain_size:
             kept = Kept(meta.id.lower(), identified=True, paginated=True, inherited_below=below)
             operations = _folded(source, found, size, kept, options)
             certain = _certain(operations, newest)
@@ -89,9 +93,11 @@ def _operations(
     return None
 
 
-def _folded(source: PlainSource, found: Found, size: int, kept: Kept, options: Options) -> list[tuple[Any, ...]]:
+def _folded(
+    source: PlainSource | FramedSource, found: Found, size: int, kept: Kept, options: Options
+) -> list[tuple[Any, ...]]:
     """What the lines that begin in the last `size` bytes come to."""
-    start = source.stat.size - size
+    start = source.plain_size - size
     line_end = source.read_at(start, size).find(b"\n")
     if line_end < 0:
         return []

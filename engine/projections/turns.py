@@ -22,7 +22,7 @@ from engine.events.record import Record
 from engine.projections.projection import Change, Piece, Place, Stream
 from engine.projections.turn_legacy import LEGACY_KINDS, apply_legacy
 from engine.projections.turn_paginated import apply_paginated
-from engine.projections.turn_rows import forget_rollouts, write_rollout
+from engine.projections.turn_rows import Written, forget_rollouts, write_rollouts
 from engine.projections.turn_state import OPERATIONS, Kept, TurnsState
 from engine.stores.layout import is_id
 
@@ -75,9 +75,11 @@ class Turns:
         return TurnsState(_DECODER.decode(blob))
 
     def write(self, transaction: Transaction, changes: Sequence[Change]) -> None:
-        for change in changes:
-            operations = [OPERATIONS[place](*values) for place, *values in change.emitted]
-            write_rollout(transaction, change.stream.path, operations, anew=change.anew)
+        pieces = [
+            Written(each.stream.path, [OPERATIONS[place](*values) for place, *values in each.emitted], each.anew)
+            for each in changes
+        ]
+        write_rollouts(transaction, pieces)
 
     def forget(self, transaction: Transaction, paths: Sequence[str]) -> None:
         forget_rollouts(transaction, paths)

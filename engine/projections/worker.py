@@ -2,8 +2,8 @@
 
 `python -m engine.projections.worker` reads frames from standard input and answers each with one frame on standard output;
 a frame is four bytes of length (big endian) and that much msgpack. The first frame is the `Setup`, which has no answer;
-every other is a list of `Job`, answered by a list of `Done` in the same order. It ends at the end of its input. It is
-started anew (never forked), so it shares no lock, no connection and no thread with its parent.
+every other is a list of `Job`, answered by lists of `Done` in the same order, the last of them empty. It ends at the end
+of its input. It is started anew (never forked), so it shares no lock, no connection and no thread with its parent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import IO
 
 import msgspec
@@ -23,7 +23,7 @@ from engine.events.record import decode_as
 from engine.options import Options
 from engine.projections.fold import Decode, Folded, Folder
 from engine.projections.projection import Projection, Stream
-from engine.projections.registry import BUILT_IN
+from engine.projections.registry import BUILT_IN, INDEXES
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate, parse_path
 from engine.stores.rollouts import open_source
@@ -37,15 +37,17 @@ class Setup(Struct, frozen=True):
     block_bytes: int
     line_bytes_max: int
     set_aside_bytes_max: int
+    piece_bytes: int
 
 
 class Job(Struct, frozen=True, array_like=True):
-    """One stream to be caught up, and where its projections stand; `anew` folds from the beginning all the same."""
+    """One stream to be caught up for the projections `of`, from where they stand; `anew` folds from the beginning."""
 
     path: str
     compressed: bool
     size: int
     marks: dict[str, Watermark]
+    of: tuple[str, ...]
     anew: bool = False
 
 
@@ -56,6 +58,16 @@ class Done(Struct, frozen=True, array_like=True):
     bytes_read: int = 0
     folded: list[Folded] = []
     reason: str | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the stream, as it was, comes behind this."""
+        return not any(is_unfinished(each.mark) for each in self.folded)
+
+
+def behind(job: Job, done: Done) -> Job:
+    """The job of what comes behind a piece."""
+    return msgspec.structs.replace(job, marks={each.projection: each.mark for each in done.folded}, anew=False)
 
 
 class Hand:
@@ -114,13 +126,14 @@ class Hand:
         try:
             marks = {} if job.anew else job.marks
             while True:
-                folded = self._folder.fold(Stream(job.path, name), source, marks, compressed=compressed)
+                folded = self._folder.fold(Stream(job.path, name), source, marks, of=job.of, compressed=compressed)
                 if source.broken is not None and any(each.divergence is not None for each in folded):
                     # What was followed is not all there any more, because of damage to the file: the row keeps what it knew.
                     yield Done(job.path, reason=source.broken)
                     return
-                yield Done(job.path, source.stat.size, folded)
-                if not any(is_unfinished(each.mark) for each in folded):
+                done = Done(job.path, source.stat.size, folded)
+                yield done
+                if done.is_whole:
                     return
                 marks = {each.projection: each.mark for each in folded}
         finally:
@@ -157,12 +170,33 @@ def main() -> None:
         line_bytes_max=setup.line_bytes_max,
         set_aside_bytes_max=setup.set_aside_bytes_max,
     )
-    hand = Hand(Home(os.fsdecode(setup.home), None), BUILT_IN, options, Files())
+    home, files = Home(os.fsdecode(setup.home), None), Files()
+    hands = {
+        **dict.fromkeys([each.name for each in BUILT_IN], Hand(home, BUILT_IN, options, files)),
+        **dict.fromkeys(
+            [each.name for each in INDEXES], Hand(home, INDEXES, options, files, piece_bytes=setup.piece_bytes)
+        ),
+    }
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[Job])
     gc.freeze()
     gc.set_threshold(100_000)  # a fold makes no cycles, so looking for them as often as usual finds nothing
     while (frame := read_frame(incoming)) is not None:
-        write_frame(outgoing, encoder.encode([hand.do(job) for job in decoder.decode(frame)]))
+        for answers in _answers(hands, decoder.decode(frame)):
+            write_frame(outgoing, encoder.encode(answers))
+        write_frame(outgoing, encoder.encode([]))
+
+
+def _answers(hands: Mapping[str, Hand], jobs: Sequence[Job]) -> Iterator[list[Done]]:
+    """What became of all jobs, in order; a piece of a long stream is not kept until there are others."""
+    answers: list[Done] = []
+    for job in jobs:
+        for done in hands[job.of[0]].pieces(job):
+            answers.append(done)
+            if not done.is_whole:
+                yield answers
+                answers = []
+    if answers:
+        yield answers
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import apsw
 from engine.clock import Clock
 from engine.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
 from engine.stores.files import Files, FileStat
+from engine.stores.quoting import quoted
 
 LOOKS_MAX = 40
 """How often a database is looked at that changes while it is read; with the pauses some two seconds."""
@@ -70,7 +71,7 @@ class ForeignDatabase:
         if not known:
             return
         asked = ", ".join(_expression(column, cuts.get(column)) if column in known else "NULL" for column in columns)
-        for row in self._connection.execute(f"SELECT {asked} FROM {_quoted(table)}"):  # noqa: S608 - names are quoted
+        for row in self._connection.execute(f"SELECT {asked} FROM {quoted(table)}"):  # noqa: S608 - names are quoted
             yield tuple(value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in row)
 
     def damage(self) -> list[str]:
@@ -214,10 +215,6 @@ def _translated(path: str) -> Iterator[None]:
 
 def _expression(column: str, chars_max: int | None) -> str:
     """A text as the bytes that it is: it need not be UTF-8, and then cannot be fetched as text."""
-    name = _quoted(column)
+    name = quoted(column)
     text = f"substr({name}, 1, {chars_max})" if chars_max is not None else name
     return f"iif(typeof({name}) = 'text', CAST({text} AS BLOB), {name})"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

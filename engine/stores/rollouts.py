@@ -112,6 +112,10 @@ class PlainSource:
         self._files = files
         self.broken: str | None = None
 
+    @property
+    def plain_size(self) -> int:
+        return self.stat.size
+
     def read_at(self, offset: int, size: int) -> bytes:
         size = min(size, self.stat.size - offset)
         if size <= 0:
@@ -366,9 +370,7 @@ def _long_line(
 @contextlib.contextmanager
 def seekable(source: Source, files: Files, options: Options) -> Iterator[tuple[Source, int]]:
     """The same plain bytes in a form that may be read anywhere at a bounded price, and how many they are."""
-    if isinstance(source, PlainSource):
-        yield source, source.stat.size
-    elif isinstance(source, FramedSource):
+    if isinstance(source, PlainSource | FramedSource):
         yield source, source.plain_size
     else:
         with spooled(source, files, options) as spool:

@@ -14,6 +14,7 @@ import apsw
 
 from engine.errors import ProjectionUnusable
 from engine.stores.migrate import Migration
+from engine.stores.quoting import quoted
 
 _MAKES = {apsw.SQLITE_CREATE_TABLE, apsw.SQLITE_CREATE_INDEX, apsw.SQLITE_CREATE_VIEW}
 _READS = {apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_REINDEX}
@@ -90,8 +91,3 @@ def _check_table(connection: apsw.Connection, table: str) -> None:
             f"Its table {table} has no index that begins with stream.",
             hint="Begin the primary key with stream, or make an index on it.",
         )
-
-
-def quoted(name: str) -> str:
-    """A name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'

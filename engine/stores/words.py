@@ -12,8 +12,6 @@ import re
 from bisect import bisect_right
 from typing import NamedTuple, Self
 
-import apsw
-
 TOKENIZER = ("unicode61", "remove_diacritics", "2")
 """As the migration of the index names it."""
 
@@ -51,13 +49,16 @@ class Words:
     """Takes texts apart. Used by one thread at a time."""
 
     def __init__(self) -> None:
+        import apsw  # noqa: PLC0415 - a worker process folds texts without it
+
+        self._for_text = apsw.FTS5_TOKENIZE_DOCUMENT
         self._connection = apsw.Connection(":memory:")
         self._tokenizer = self._connection.fts5_tokenizer(TOKENIZER[0], list(TOKENIZER[1:]))
 
     def of(self, text: str) -> list[Word]:
         """The words of a text, in order."""
         data = folded(text).encode("utf-8", "replace")
-        found = self._tokenizer(data, apsw.FTS5_TOKENIZE_DOCUMENT, None, include_colocated=False)
+        found = self._tokenizer(data, self._for_text, None, include_colocated=False)
         words = [Word(*each) for each in found]
         if text.isascii():
             return words

@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,9 @@ import engine
 from engine.options import Options
 from engine.projections import pool
 from engine.projections.backfill import Failure, Progress
+from engine.projections.side import Side
+from engine.projections.side_check import compare_side
+from engine.projections.side_runner import Piece
 from engine.testing import HomePlan, MadeThread, make_home
 from engine.testing.tables import dump
 
@@ -188,12 +193,14 @@ def test_a_rollout_that_ends_its_worker_each_time_is_a_failure_and_the_others_ar
     """As an out-of-memory kill would: listed with its reason, tried again by the next run."""
     poison = home[1][7].path
     deadly = (
-        "import os, signal, sys; sys.path[:] = sys.argv[1:]; from engine.projections import worker; do = worker.Hand.do;"
-        f"worker.Hand.do = lambda hand, job: os.kill(os.getpid(), 9) if job.path == {poison!r} else do(hand, job);"
+        "import os, signal, sys; sys.path[:] = sys.argv[1:];"
+        "from engine.projections import worker; pieces = worker.Hand.pieces;"
+        f"worker.Hand.pieces = lambda hand, job: os.kill(os.getpid(), 9) if job.path == {poison!r} else pieces(hand, job);"
         "worker.main()"
     )
     monkeypatch.setattr(pool, "_RUN", deadly)
     report = opened.backfill(workers=2)
+    assert [side.failures() for side in opened._sides] == [[(poison, "a worker process died while reading it")]] * 2
     assert report.failed == (Failure(poison, "a worker process died while reading it"),)
     assert (report.status, report.threads) == ("pending", THREADS - 1)
     assert [failure.path for failure in opened.status().backfill.failed] == [poison]
@@ -202,6 +209,42 @@ def test_a_rollout_that_ends_its_worker_each_time_is_a_failure_and_the_others_ar
     assert (report.status, report.threads, report.files, report.failed) == ("complete", THREADS, 1, ())
     assert opened.status().backfill.failed == []
     assert dump(tmp_path / "state_1.sqlite") == clean
+
+
+def test_a_worker_killed_in_the_middle_of_a_rollout_loses_nothing_of_the_indexes_and_doubles_nothing(
+    home: tuple[Path, list[MadeThread]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies behind a piece that was answered; another goes on behind it, and folds nothing of before again."""
+    dying = home[1][150].path
+    deadly = (
+        "import os, sys; sys.path[:] = sys.argv[1:]; from engine.projections import worker; plain = worker.Hand.pieces\n"
+        "def pieces(hand, job):\n"
+        "    for done in plain(hand, job):\n"
+        "        yield done\n"
+        f"        if job.path == {dying!r} and not done.is_whole:\n"
+        f"            mark = {str(tmp_path / 'died')!r}\n"
+        "            if not os.path.exists(mark):\n"
+        "                open(mark, 'w').close()\n"
+        "                os.kill(os.getpid(), 9)\n"
+        "worker.Hand.pieces = pieces; worker.main()"
+    )
+    monkeypatch.setattr(pool, "_RUN", deadly)
+    options = replace(OPTIONS, piece_bytes=1_500, block_bytes=1_000, background_scan_s=0)
+    with engine.open(str(home[0]), state_dir=str(tmp_path / "state"), options=options) as opened:
+        written: list[tuple[str, int, bool]] = []
+
+        def write(side: Side, pieces: Mapping[str, Piece], plain: Any = Side.write) -> None:
+            written.extend((path, done.folded[0].mark.offset, done.is_whole) for path, (_, done) in pieces.items())
+            plain(side, pieces)
+
+        monkeypatch.setattr(Side, "write", write)
+        assert opened.backfill(workers=2).status == "complete"
+        assert (tmp_path / "died").exists()
+        assert len(written) == 2 * len({*written}), "each piece once into each of both"
+        for side in opened._sides:
+            assert list(compare_side(opened._side_parts, side)) == []
+            assert side.failures() == []
+            assert side._ready().runner.counters.lost_swaps == 0
 
 
 def test_an_error_in_mid_run_leaves_no_worker_behind(opened: engine.Engine) -> None:

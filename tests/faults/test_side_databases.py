@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace as with_options
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ import pytest
 import engine
 from engine.errors import ProjectionFailed, StoreBusy, StoreError
 from engine.options import Options
+from engine.projections.backfill import Progress
+from engine.projections.side import Side
+from engine.projections.side_check import compare_side
 from engine.stores.setup import Setup
 from engine.testing import HomePlan, make_home
 from engine.testing.vfs import StoreCall, watched
 from tests.own import ALL, FILE, NAME, Heads, TokensPerDay
-from tests.writing import say
+from tests.writing import rollouts, say
 
 HURRIED = Options(scan_interval_ms=0, list_budget_ms=60_000, busy_wait_ms=300)
+NO_BACKGROUND = Options(background_scan_s=0)
 COUNT = "SELECT count(*) FROM heads"
 
 
@@ -232,3 +237,38 @@ def test_code_that_fails_beside_a_lock_is_told_as_what_it_is(home: Path) -> None
             e.projections["failing"].rows(COUNT)
         with locked(home / "engine" / "own_failing_1.sqlite"), pytest.raises(ProjectionFailed, match="LookupError"):
             e.projections["failing"].rows(COUNT)
+
+
+def test_a_full_disk_under_the_words_keeps_no_turns_back(home: Path) -> None:
+    """Both indexes are filled in one pass: what befalls one is not the other's."""
+    failing = Failing("search_1", apsw.FullError)
+    with watched(failing), engine.open(str(home), options=NO_BACKGROUND) as e:
+        history, search = e._sides
+        for side in (history, search):
+            side.database()
+        failing.on = True
+        assert e.backfill().status == "complete"
+        assert failing.failures > 0
+        assert (behind(history), behind(search)) == (0, len(rollouts(home)))
+        with pytest.raises(StoreError):
+            e.backfill("search")
+        failing.on = False
+        report = e.backfill("search")
+        assert (report.status, report.files, behind(search)) == ("complete", len(rollouts(home)), 0)
+        assert [list(compare_side(e._side_parts, side)) for side in (history, search)] == [[], []]
+
+
+def test_an_index_that_is_removed_while_it_is_filled_is_whole_at_the_end(home: Path) -> None:
+    def remove(progress: Progress) -> None:
+        if progress.what == "turns and search" and progress.files_done == 2:
+            (home / "engine/search_1.sqlite").unlink()
+
+    with engine.open(str(home), options=with_options(NO_BACKGROUND, batch_streams=2)) as e:
+        e.backfill(progress=remove)
+        assert [behind(side) for side in e._sides] == [0, 0]
+        assert [list(compare_side(e._side_parts, side)) for side in e._sides] == [[], []]
+
+
+def behind(side: Side) -> int:
+    """How many rollouts its rows do not cover."""
+    return len(list(side.scan()))

@@ -158,6 +158,19 @@ def test_backfill_answers_with_its_words_and_a_second_one_finds_nothing_new(run:
     assert (again["status"], again["threads"], again["files"], again["bytes"]) == ("complete", 3, 0, 0)
 
 
+def test_backfill_of_one_projection_leaves_the_others(run: Run, home: Path) -> None:
+    result = run("--home", home, "backfill", "--projection", "threads", "--json")
+    assert (result.code, result.document["status"], result.document["files"]) == (0, "complete", 3)
+    assert not (home / "engine/history_1.sqlite").exists()
+    for name, made, other in (("turns", "history_1", "search_1"), ("search", "search_1", "own_1")):
+        result = run("--home", home, "backfill", "--projection", name, "--json")
+        assert (result.code, result.document["status"], result.document["files"]) == (0, "complete", 3)
+        assert (home / f"engine/{made}.sqlite").exists()
+        assert not (home / f"engine/{other}.sqlite").exists()
+    assert run("--home", home, "backfill", "--projection", "facts", "--json").document["files"] == 0
+    assert run("--home", home, "backfill", "--projection", "words", "--json").code == 2
+
+
 def test_rebuild_folds_every_file_again(run: Run, home: Path) -> None:
     run("--home", home, "backfill")
     edit(home, f"UPDATE threads SET title = 'wrong' WHERE id = '{NEW}'")
@@ -464,7 +477,7 @@ def test_backfill_uses_every_processor_it_may_unless_told(
 ) -> None:
     asked_for: list[int] = []
 
-    def backfill(self: object, *, workers: int, progress: object) -> BackfillReport:
+    def backfill(self: object, projection: object, *, workers: int, progress: object) -> BackfillReport:
         asked_for.append(workers)
         return BackfillReport("complete", 0, 0, 0, (), 0.0, None, None)
 

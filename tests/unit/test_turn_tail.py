@@ -16,6 +16,7 @@ from engine.projections.turn_list import ItemQuery, TurnQuery, pick_items, pick_
 from engine.projections.turn_tail import Newest, newest_of, scratch
 from engine.stores.bodies import Bodies
 from engine.testing import make_rollout
+from engine.thread import Thread
 from tests.conversing import THREAD, Lines, path_of
 from tests.indexing import Indexed, written_home
 
@@ -128,6 +129,49 @@ def test_the_newest_page_is_there_at_once_and_its_cursor_leads_on_into_the_index
         again = e.turns.list(thread_id, limit=3)
         assert (again.partial, again.turns, again.next_cursor) == (None, first.turns, first.next_cursor)
         assert e.items.list(thread_id, limit=3, sort_direction="desc").items == newest.items
+
+
+@pytest.mark.parametrize("turns", [2, 12])
+def test_a_fork_is_read_from_its_end_where_it_is_long_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """With too few turns of its own the page goes on in its parent, and the index has to tell."""
+    monkeypatch.setattr(turn_index, "BEHIND_BYTES_MIN", 1)
+    monkeypatch.setattr(turn_tail, "TAIL_BYTES_MIN", 500)
+    with engine.open(str(tmp_path), options=NO_BACKGROUND) as e:
+        with e.threads.create(cwd="/srv/app") as thread:
+            for number in range(3):
+                said(thread, f"parent {number}")
+        with e.threads.fork(thread.id) as child:
+            for number in range(turns):
+                said(child, f"child {number}")
+    with engine.open(str(tmp_path), options=NO_BACKGROUND) as e:
+        first = e.turns.list(child.id, limit=3)
+        newest = e.items.list(child.id, limit=3, sort_direction="desc")
+        assert (first.partial is not None) == (turns > 3)
+        rest = e.turns.list(child.id, limit=0, cursor=first.next_cursor)
+        every = e.turns.list(child.id, limit=0)
+        assert len(every.turns) == turns + 3
+        assert first.turns + rest.turns == every.turns
+        assert e.turns.list(child.id, limit=3).turns == first.turns
+        assert e.items.list(child.id, limit=3, sort_direction="desc").items == newest.items
+
+
+def test_a_rollout_that_this_engine_compressed_is_read_from_its_end_too(large: tuple[Path, str]) -> None:
+    home, thread_id = large
+    with engine.open(str(home), options=NO_BACKGROUND) as e:
+        assert len(e.compress(older_than_days=-1).compressed) == 1
+        first = e.turns.list(thread_id, limit=3)
+        assert first.partial is not None
+        rest = e.turns.list(thread_id, limit=0, cursor=first.next_cursor)
+        assert first.turns + rest.turns == e.turns.list(thread_id, limit=0).turns
+        assert e.turns.list(thread_id, limit=3).partial is None
+
+
+def said(thread: Thread, word: str) -> None:
+    with thread.turn() as turn:
+        turn.user_message(word)
+        turn.agent_message(f"answer to {word}")
 
 
 def test_the_index_is_filled_behind_without_being_asked_for(large: tuple[Path, str]) -> None:
