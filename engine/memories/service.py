@@ -362,6 +362,15 @@ class Memories:
             drop_work(parts)
             folder.clear(workspace, parts.files)
 
+    def held(self, thread_ids: Sequence[str]) -> list[tuple[str, int]]:
+        """What the folder has of threads: paths below the home, and the bytes that `forget` would take of each."""
+        if self._found is None:
+            return []
+        parts = self._parts
+        workspace = workspace_of(parts)
+        held = folder.held(workspace, thread_ids, parts.files) if workspace.is_ours else {}
+        return [(f"{parts.root}/{path}".removeprefix(f"{parts.home.path}/"), size) for path, size in held.items()]
+
     def forget(self, thread_ids: Sequence[str]) -> tuple[int, int]:
         """Take the texts of threads that are being erased out of the folder and its baseline; how many files, and bytes.
 

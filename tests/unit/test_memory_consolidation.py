@@ -604,8 +604,16 @@ def test_l13_me11_an_erased_thread_is_taken_out_of_the_folder_and_its_baseline_a
         put(request.root, "memory_summary.md", "v1\n")
 
     bench.consolidated(without_text)
+    reach = bench.engine.threads.preview_erase(gone).memories
+    assert [each.path.rpartition("/")[0] for each in reach] == ["memories/rollout_summaries", "memories"]
+    assert reach[0].bytes == (bench.path / reach[0].path).stat().st_size
+    assert reach[1].bytes == len(bench.file("raw_memories.md").partition(f"## Thread `{gone}`")[2]) + len(
+        f"## Thread `{gone}`"
+    )
     receipt = bench.engine.threads.erase(gone, grace_s=None)
-    assert next(each.removed for each in receipt.stores if each.store == "memories") == 2
+    removed, size = next((each.removed, each.bytes) for each in receipt.stores if each.store == "memories")
+    assert (removed, size) == (2, sum(each.bytes for each in reach))
+    assert bench.engine.threads.preview_erase(keep).memories != []
     bench.close()
     import pygit2
 
