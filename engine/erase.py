@@ -82,6 +82,7 @@ class Eraser:
             journal_records=len(self._holdings.journal_lines(thread_ids)),
             session_index_lines=len(self._index_lines(thread_ids)),
             log_records=self._parts.logs.count(thread_ids),
+            memories=[FileReach(*each) for each in self._parts.memories().held(thread_ids)],
             rows=rows,
             quarantine=[FileReach(path.removeprefix(state), size) for path, size in self._quarantined(thread_ids)],
             trash=[FileReach(path.removeprefix(state), size) for path, size in self._trashed(thread_ids)],
@@ -161,7 +162,7 @@ class Eraser:
                     trash.keep_records(each, due_ms, self._holdings.journal_lines([each]))
                 sizes = [trash.take(found, each, due_ms) for each, found in rollouts]
                 dropped = []
-            memories = self._parts.forget_memories(thread_ids)
+            memories = self._parts.memories().forget(thread_ids)
             journal = self._parts.journal.fill(lambda line: _journal_filled(line, thread_ids))
             index = self._fill_index(thread_ids)
             sides = self._forget_in_sides(thread_ids)
@@ -171,7 +172,7 @@ class Eraser:
             self._parts.facts.rebuild()
         self._parts.database.scrub()
         # Last, since that database may be one that cannot be opened: all else is gone then, and this is tried at each open.
-        jobs = self._parts.forget_jobs(thread_ids)
+        jobs = self._parts.memories().forget_jobs(thread_ids)
         self._holdings.note([{"type": thread_facts.ERASED, "thread_id": each} for each in thread_ids])
         return [
             StoreReceipt("rollouts" if due_ms is None else "rollouts, to the trash", len(sizes), sum(sizes)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -41,6 +41,19 @@ OWN_TAGS = frozenset({thread_facts.ERASE_BEGUN, thread_facts.ERASED, thread_fact
 _BATCH = 200
 
 
+class Remembered(Protocol):
+    """What was learned in threads, as a removal sees it."""
+
+    def held(self, thread_ids: Sequence[str]) -> list[tuple[str, int]]:
+        """What the folder of memories has of threads: paths, and the bytes that are of them."""
+
+    def forget(self, thread_ids: Sequence[str]) -> tuple[int, int]:
+        """Take that out of it; how many files, and bytes."""
+
+    def forget_jobs(self, thread_ids: Sequence[str]) -> int:
+        """Take what is noted of work on threads out of the database of jobs; how many rows."""
+
+
 class RemovalParts(NamedTuple):
     """What removals and bundles work with, of one engine."""
 
@@ -55,10 +68,7 @@ class RemovalParts(NamedTuple):
     options: Options
     clock: Clock
     files: Files
-    forget_memories: Callable[[Sequence[str]], tuple[int, int]]
-    """Takes what was learned in threads out of the folder of memories; how many files, and bytes."""
-    forget_jobs: Callable[[Sequence[str]], int]
-    """Takes what is noted of work on threads out of the database of jobs; how many rows."""
+    memories: Callable[[], Remembered]
 
 
 class _Tag(Struct):

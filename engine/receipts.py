@@ -26,7 +26,8 @@ class Reach(Struct, frozen=True, kw_only=True):
     """What an erasure would take, and who stands in its way.
 
     `readers` are threads outside of `thread_ids` that go on from them: not empty means that the erasure is refused.
-    `spawned` are sub-agents that read nothing of theirs and stay.
+    `spawned` are sub-agents that read nothing of theirs and stay. `memories` are files that go from the folder of memories or
+    lose what is of these threads, with the bytes that go.
     """
 
     thread_ids: list[str]
@@ -34,6 +35,7 @@ class Reach(Struct, frozen=True, kw_only=True):
     journal_records: int
     session_index_lines: int
     log_records: int
+    memories: list[FileReach]
     rows: dict[str, int]
     quarantine: list[FileReach]
     trash: list[FileReach]

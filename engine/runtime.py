@@ -380,12 +380,6 @@ class Engine:
             with contextlib.suppress(EngineError):
                 self._fresh.mending(finish)
 
-    def _forget_memories(self, thread_ids: Sequence[str]) -> tuple[int, int]:
-        return self.memories.forget(thread_ids)
-
-    def _forget_jobs(self, thread_ids: Sequence[str]) -> int:
-        return self.memories.forget_jobs(thread_ids)
-
     def _fill(self, projection: str | None, pool: Pool, progress: Callable[[Progress], None] | None) -> BackfillReport:
         started = self._clock.elapsed_s()
         self._facts.catch_up()
@@ -514,8 +508,7 @@ class Engine:
             options,
             clock,
             files,
-            self._forget_memories,
-            self._forget_jobs,
+            lambda: self.memories,
         )
         self._eraser, self._redactor, bundler = Eraser(removal), Redactor(removal), Bundler(removal)
         self.threads = Threads(

@@ -82,7 +82,7 @@ def _reached(reach: Reach) -> list[str]:
         f"{len(reach.rollouts)} rollout file(s) of {size:,} bytes",
         *(f"  {each.path}" for each in reach.rollouts),
         f"{reach.journal_records} record(s) in the journal, {reach.session_index_lines} name(s) in session_index.jsonl",
-        f"{reach.log_records} record(s) in the log",
+        f"{reach.log_records} record(s) in the log, {len(reach.memories)} file(s) of memories",
         f"{sum(reach.rows.values())} row(s), {len(reach.quarantine)} file(s) in quarantine, {len(reach.trash)} in the trash",
     ]
     if reach.readers:

@@ -149,21 +149,34 @@ def forget(workspace: Workspace, thread_ids: Sequence[str], files: Files) -> tup
 
     In the baseline a line that names the thread stands for its summary, so the next consolidation is told to forget it.
     """
-    taken: list[int] = []
+    taken = held(workspace, thread_ids, files)
+    for path in taken:
+        if path != artifacts.RAW_MEMORIES:
+            workspace.remove(os.fsencode(path))
+    if artifacts.RAW_MEMORIES in taken:
+        raw_path = f"{workspace.root}/{artifacts.RAW_MEMORIES}"
+        left = _without_sections(_raw(workspace, files), thread_ids)
+        put_file(raw_path, left, files=files, beside=f"{raw_path}.tmp")
+    workspace.scrub(lambda path, data: _forgotten(path, data, thread_ids))
+    return len(taken), sum(taken.values())
+
+
+def held(workspace: Workspace, thread_ids: Sequence[str], files: Files) -> dict[str, int]:
+    """The files that the engine wrote of these threads, and how many bytes of each are of them."""
+    found: dict[str, int] = {}
     for name, thread_id in summaries(workspace, files).items():
         if thread_id in thread_ids:
             path = f"{artifacts.SUMMARIES}/{name}"
-            found = files.stat(f"{workspace.root}/{path}", op="memories.forget")
-            taken.append(0 if found is None else found.size)
-            workspace.remove(os.fsencode(path))
-    raw_path = f"{workspace.root}/{artifacts.RAW_MEMORIES}"
-    raw = files.read_all(raw_path, bytes_max=_COPIED_BYTES_MAX, op="memories.forget")
-    left = None if raw is None else _without_sections(raw, thread_ids)
-    if raw is not None and left is not None and left != raw:
-        put_file(raw_path, left, files=files, beside=f"{raw_path}.tmp")
-        taken.append(len(raw) - len(left))
-    workspace.scrub(lambda path, data: _forgotten(path, data, thread_ids))
-    return len(taken), sum(taken)
+            stat = files.stat(f"{workspace.root}/{path}", op="memories.forget")
+            found[path] = 0 if stat is None else stat.size
+    raw = _raw(workspace, files)
+    going = len(raw) - len(_without_sections(raw, thread_ids))
+    return {**found, artifacts.RAW_MEMORIES: going} if going else found
+
+
+def _raw(workspace: Workspace, files: Files) -> bytes:
+    path = f"{workspace.root}/{artifacts.RAW_MEMORIES}"
+    return files.read_all(path, bytes_max=_COPIED_BYTES_MAX, op="memories.forget") or b""
 
 
 def _forgotten(path: bytes, data: bytes, thread_ids: Sequence[str]) -> bytes | None:

@@ -197,10 +197,12 @@ class Memories:
         parts = self._parts
         now_ms = parts.clock.wall_ms()
         before, _ = parts.fresh.ask(lambda transaction: memories.get_outcome(transaction, thread_id))
+        # Above that of whoever is at this thread now, though the clock stood still since, or was set back.
+        claimed = 0 if parts.found_jobs is None else parts.jobs.newest_generation(EXTRACT, thread_id)
         parts.decisions.record(
             memory_facts.OUTCOME,
             thread_id,
-            generation=now_ms if before is None else max(now_ms, before.generation + 1),
+            generation=max(now_ms, claimed + 1, 0 if before is None else before.generation + 1),
             outcome=memory_facts.GIVEN,
             source_updated_at_ms=now_ms if before is None else max(now_ms, before.source_updated_at_ms + 1),
             raw_memory=trace_summary,
@@ -359,6 +361,15 @@ class Memories:
             workspace.drop_list()
             drop_work(parts)
             folder.clear(workspace, parts.files)
+
+    def held(self, thread_ids: Sequence[str]) -> list[tuple[str, int]]:
+        """What the folder has of threads: paths below the home, and the bytes that `forget` would take of each."""
+        if self._found is None:
+            return []
+        parts = self._parts
+        workspace = workspace_of(parts)
+        held = folder.held(workspace, thread_ids, parts.files) if workspace.is_ours else {}
+        return [(f"{parts.root}/{path}".removeprefix(f"{parts.home.path}/"), size) for path, size in held.items()]
 
     def forget(self, thread_ids: Sequence[str]) -> tuple[int, int]:
         """Take the texts of threads that are being erased out of the folder and its baseline; how many files, and bytes.

@@ -88,7 +88,8 @@ def _consolidated(decision: Decision) -> list[Effect]:
             "selected": msgspec.json.encode(selected).decode(),
             "threads": len(selected),
         }
-        effects.append(Effect(_MADE, _STATE, made))
+        # One of another generation may be one that does not pass a reset, so it must not lend its marks to this one.
+        effects.append(Effect(_MADE, str(generation), made))
     return effects
 
 
@@ -117,10 +118,10 @@ def _sum(before: Values, now: Values) -> Values:
     return {**now, "count": count, "at_ms": max(_number(before, "at_ms"), _number(now, "at_ms"))}
 
 
-def _made_after(before: Values, now: Values) -> Values:
-    """The selection of the newer, the highest marks of both."""
+def _made_again(before: Values, now: Values) -> Values:
+    """Two of one generation: the selection of the later, the highest marks of both."""
     high = {name: max(_number(before, name), _number(now, name)) for name in ("watermark", "threads")}
-    return {**_newer(before, now), **high}
+    return {**now, **high}
 
 
 def _number(values: Values, name: str) -> int:
@@ -233,7 +234,7 @@ MEMORY_FACTS = Decided(
         _PRUNE: _newer,
         _USED: _sum,
         _TRIED: _newer,
-        _MADE: _made_after,
+        _MADE: _made_again,
     },
     voids={
         **{sql: Voided(others, every_key=True) for sql, others in _CLEARED.items()},

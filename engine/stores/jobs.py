@@ -218,10 +218,10 @@ class Jobs:
             if stored.status == "failed" or not self._is_live(kind, key, stored, seen)
         ]
 
-    def newest_generation(self, kind: str) -> int:
-        """The highest generation that was handed out for a job of the kind, as far as is known."""
+    def newest_generation(self, kind: str, key: str | None = None) -> int:
+        """The highest generation that was handed out for a job of the kind, or for this one, as far as is known."""
         with self._database.read() as transaction:
-            row = transaction.row("SELECT coalesce(max(generation), 0) FROM jobs WHERE kind = :kind", {"kind": kind})
+            row = transaction.row(_NEWEST if key is None else _NEWEST_OF, {"kind": kind, "key": key})
         return 0 if row is None else int(row[0])
 
     def forget(self, kind: str, keys: Iterable[str] | None = None) -> int:
@@ -347,6 +347,8 @@ GROUP BY host, boot_id, pid, started
 """  # noqa: S608 - the same
 _RUNNING_ELSEWHERE = f"{_RUNNING} AND (boot_id <> :boot_id OR boot_id = '')"
 _UNDONE = f"SELECT job_key, {_COLUMNS} FROM {_BY_STATUS} WHERE kind = :kind AND status IN ('running', 'failed')"  # noqa: S608 - the same
+_NEWEST = "SELECT coalesce(max(generation), 0) FROM jobs WHERE kind = :kind"
+_NEWEST_OF = "SELECT generation FROM jobs WHERE kind = :kind AND job_key = :key"
 _PROGRESS = f"SELECT job_key, progress FROM {_BY_STATUS} WHERE kind = :kind AND status = 'running'"  # noqa: S608 - the same
 _FORGET = "DELETE FROM jobs WHERE kind = :kind AND job_key = :key"
 

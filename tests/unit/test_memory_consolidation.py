@@ -604,8 +604,16 @@ def test_l13_me11_an_erased_thread_is_taken_out_of_the_folder_and_its_baseline_a
         put(request.root, "memory_summary.md", "v1\n")
 
     bench.consolidated(without_text)
+    reach = bench.engine.threads.preview_erase(gone).memories
+    assert [each.path.rpartition("/")[0] for each in reach] == ["memories/rollout_summaries", "memories"]
+    assert reach[0].bytes == (bench.path / reach[0].path).stat().st_size
+    assert reach[1].bytes == len(bench.file("raw_memories.md").partition(f"## Thread `{gone}`")[2]) + len(
+        f"## Thread `{gone}`"
+    )
     receipt = bench.engine.threads.erase(gone, grace_s=None)
-    assert next(each.removed for each in receipt.stores if each.store == "memories") == 2
+    removed, size = next((each.removed, each.bytes) for each in receipt.stores if each.store == "memories")
+    assert (removed, size) == (2, sum(each.bytes for each in reach))
+    assert bench.engine.threads.preview_erase(keep).memories != []
     bench.close()
     import pygit2
 
@@ -1028,13 +1036,17 @@ class Killed(BaseException):
 STEPS = {
     "1 claim": ("_prepare", "before"),
     "2 prepare": ("_synced", "before"),
+    "5 sync, partly": ("put", "second"),
     "5 sync": ("copied", "before"),
     "7 diff file": ("_call", "before"),
     "8 consolidating": ("consolidator", "half"),
     "8 done": ("_checked", "before"),
+    "8 failed, and not said": ("_failed", "before"),
     "plan": ("_carry_out", "before"),
     "taking": ("take", "second"),
     "taken": ("reset", "before"),
+    "H6 branch moved": ("_prune", "before"),
+    "H6 old objects gone": ("_save_manifest", "before"),
     "H6 baseline": ("_record", "before"),
     "H7 recorded": ("complete", "before"),
 }
@@ -1048,12 +1060,13 @@ def test_a_crash_after_any_step_leaves_what_the_next_run_understands(bench, monk
     put(str(bench.root), "MEMORY.md", bench.file("MEMORY.md") + "by hand\n")
     before = bench.file("MEMORY.md"), bench.file("memory_summary.md")
     kill_at(bench, monkeypatch, *STEPS[step])
+    made = {"8 consolidating": half_then_die, "8 failed, and not said": half_then_fail}.get(step, write_both)
     with pytest.raises(Killed):
-        bench.consolidated(half_then_die if step == "8 consolidating" else write_both, now=True)
+        bench.consolidated(made, now=True)
     monkeypatch.undo()
     die(bench)
 
-    decided = step in ("plan", "taking", "taken", "H6 baseline", "H7 recorded")
+    decided = step in ("plan", "taking", "taken") or step.startswith("H")
     if not decided:  # the live files are as the person left them, never half of what a consolidator did
         assert (bench.file("MEMORY.md"), bench.file("memory_summary.md")) == before
     calls = []
@@ -1087,14 +1100,22 @@ def half_then_die(request):
     raise Killed
 
 
+def half_then_fail(request):
+    put(request.root, "MEMORY.md", "half an edit")
+    raise ValueError
+
+
 def kill_at(bench, monkeypatch, name, how):
     if name == "consolidator":
         return
     from engine.memories import inputs, plan
+    from engine.stores.baseline import Baseline
     from engine.stores.workspace import Workspace
 
     jobs = bench.memories._parts.global_jobs
-    owner = {"reset": Workspace, "complete": type(jobs), "take": plan, "copied": inputs}.get(name, Consolidating)
+    owners = {"complete": type(jobs), "take": plan, "copied": inputs, "_prune": Baseline}
+    owners |= dict.fromkeys(("put", "reset", "_save_manifest"), Workspace)
+    owner = owners.get(name, Consolidating)
     real, calls = getattr(owner, name), []
 
     def killed(self, *arguments, **named):

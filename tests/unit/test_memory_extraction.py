@@ -83,6 +83,16 @@ def test_c7_me07_what_is_no_candidate(bench, how):
     assert bench.memories.status().coverage.excluded == (2 if how == "no preview" else 1)
 
 
+def test_c7_me07_threads_of_both_history_modes_are_candidates(bench):
+    threads = [bench.thread(mode, history_mode=mode) for mode in ("paginated", "legacy")]
+    bench.rest()
+    bench.extracted()
+    assert sorted(ids(bench.asked)) == sorted(threads)
+    assert {each.thread_id: json.loads(each.text)[0]["content"][0]["text"] for each in bench.asked} == dict(
+        zip(threads, ("paginated", "legacy"), strict=True)
+    )
+
+
 def test_c6_me06_threads_that_are_up_to_date_cost_no_place(bench):
     """The Codex CLI counts them against its scan limit; here the filter is in the query, so the older one is found."""
     old = bench.thread()

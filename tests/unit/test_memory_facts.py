@@ -174,6 +174,7 @@ def record(step, thread, generation):
 @example(steps=[("succeeded", A, 1, "."), ("reset", A, 3, "."), ("succeeded", A, 2, ".")])
 @example(steps=[("succeeded", A, 4, "c"), ("failed", A, 5, "."), ("succeeded", A, 3, ".")])
 @example(steps=[("used", B, 3, "c"), ("reset", A, 3, "."), ("used", B, 1, ".")])
+@example(steps=[("reset", A, 1, "."), ("consolidated", A, 1, "."), ("consolidated", A, 2, ".")])
 @given(steps=STEPS)
 def test_any_split_into_catch_ups_gives_what_one_gives(tmp_path_factory, steps):
     benches = [Bench(tmp_path_factory.mktemp("facts"), in_memory=True) for _ in range(3)]
