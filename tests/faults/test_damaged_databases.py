@@ -449,6 +449,28 @@ def test_a_schema_or_a_note_of_migrations_that_is_damaged_ends_with_the_same_row
     assert check(bench, wrong) == ("named" if "runnjng" in wrong else "set aside")
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        (
+            "history_1.sqlite",
+            "UPDATE sqlite_schema SET sql = replace(sql, 'completed_at', 'compldted_at') WHERE name = 'turns'",
+        ),
+        ("search_1.sqlite", "UPDATE sqlite_schema SET sql = replace(sql, 'said_off', 'said_nff') WHERE name = 'texts'"),
+        ("search_1.sqlite", "UPDATE words_config SET v = 0 WHERE k = 'version'"),
+    ],
+    ids=["column of turns", "column of texts", "version of FTS5"],
+)
+def test_a_schema_of_an_index_that_is_damaged_ends_with_the_same_answers(bench: Bench, name: str, wrong: str) -> None:
+    """Every statement on it failed as if it were wrong, and went on failing: nothing took that for damage."""
+    connection = apsw.Connection(str(bench.state / name))
+    connection.execute("PRAGMA writable_schema = ON").fetchall()
+    connection.execute(wrong)
+    assert connection.changes() == 1
+    connection.close()
+    assert check_index(bench, name, wrong) == "set aside"
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_any_damage_ends_with_the_same_rows_or_is_named_and_mended(bench: Bench, damage: str) -> None:
     DAMAGES[damage](bench.state / "state_1.sqlite")
