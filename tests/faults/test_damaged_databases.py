@@ -325,6 +325,22 @@ def test_flips_in_the_jobs_database_cost_nothing_but_leases(bench: Bench) -> Non
     assert set(flip_pages(bench, "jobs_1.sqlite", each=6, seed=7)) <= {"the same", "named"}
 
 
+def test_a_damaged_index_of_the_log_is_named_and_mended(bench: Bench) -> None:
+    """No question to the log needs meet it: an audit once did not look at that database at all."""
+    change = "UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = 'logs_by_partition'"
+    right, wrong = "(partition)", "(-partition)"
+    for sql, values in ((change, (right, wrong)), ("REINDEX logs_by_partition", ()), (change, (wrong, right))):
+        connection = apsw.Connection(str(bench.state / "logs_1.sqlite"))
+        connection.execute("PRAGMA writable_schema = ON").fetchall()
+        connection.execute(sql, values)
+        connection.close()
+    with bench.opened() as opened:
+        assert [(found.class_, found.field) for found in opened.audit().faults] == [("damaged_database", "logs")]
+        assert opened.repair().left == []
+        assert bench.read_log(opened) == bench.logged
+    assert bench.aside("logs_1.sqlite") == 1
+
+
 def with_wal(path: Path) -> None:
     """As a process leaves it that is killed: part of what was committed is in the -wal alone."""
     copy = path.with_name("copy")
