@@ -451,8 +451,20 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
         "UPDATE sqlite_schema SET sql = replace(sql, 'running', 'runnjng') WHERE name = 'backfill'",
         "UPDATE migrations SET number = 129 WHERE number = 1",
         "UPDATE migrations SET checksum = 'x' || substr(checksum, 2) WHERE number = 1",
+        "UPDATE migrations SET checksum = substr(name, -8) || substr(checksum, 1, 56) WHERE number = 1",
+        "UPDATE migrations SET checksum = (SELECT checksum FROM migrations WHERE number = 2) WHERE number = 1",
+        "DELETE FROM migrations WHERE number = (SELECT max(number) FROM migrations)",
     ],
-    ids=["column", "table", "constraint", "number of a migration", "checksum of a migration"],
+    ids=[
+        "column",
+        "table",
+        "constraint",
+        "number of a migration",
+        "checksum of a migration",
+        "what stands before a checksum",
+        "another's checksum",
+        "last note of a migration",
+    ],
 )
 def test_a_schema_or_a_note_of_migrations_that_is_damaged_ends_with_the_same_rows(bench: Bench, wrong: str) -> None:
     """SQLite takes each for what was meant, and its own check finds nothing."""
