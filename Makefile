@@ -37,7 +37,7 @@ test: $(DEV)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not soak" $(ARGS)
 
 soak: $(DEV)
-	$(BIN)/python -m pytest -m soak $(ARGS)
+	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -171,9 +171,8 @@ def _aside(each: Finding) -> Step:
 
 def _side(each: Finding) -> Step:
     database, _, table = (each.field or "").partition(".")
-    if (
-        table == WORDS
-    ):  # they lie in blocks with those of other rollouts, and a block that is wrong stays when one is folded anew
+    if table == WORDS:
+        # They lie in blocks with those of other rollouts, and a block stays wrong when one rollout is folded anew.
         return _make("replace_database", classes=[each.class_], target=database)
     return _make("fold_side", classes=[each.class_], path=each.path, thread_id=each.thread_id, target=database)
 

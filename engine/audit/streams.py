@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from engine.audit.findings import BACKFILL, REPAIR, REPAIR_OFFLINE, UPGRADE, Finding, finding, short
 from engine.audit.lines import Lines, look
 from engine.audit.marks import is_cut, line_findings
@@ -214,7 +216,7 @@ def _watermark_findings(found: Found, checked: Checked, stored: Stored, size: in
 
 
 def _other_history(checked: Checked, mark: Watermark, size: int, where: dict[str, Any]) -> Finding:
-    if checked.history is History.TRUNCATED and _begins_alike(checked.state, THREADS.decode(mark.state)):
+    if checked.history is History.TRUNCATED and _begins_alike(checked.state, mark):
         message = f"the rollout ends at byte {size}; {mark.offset - size} bytes behind that were followed and are gone"
         place = {**where, "field": "size", "file_value": size, "row_value": mark.offset}
         if checked.state.records == 0:
@@ -224,10 +226,14 @@ def _other_history(checked: Checked, mark: Watermark, size: int, where: dict[str
     return finding("rewritten_history", message, mend=REPAIR, **where)
 
 
-def _begins_alike(now: ThreadState, then: ThreadState) -> bool:
+def _begins_alike(now: ThreadState, mark: Watermark) -> bool:
     """Whether what stands at a rollout's beginning is what it was: no digest tells of a part of what was followed."""
     if now.records == 0:
         return True
+    try:
+        then = THREADS.decode(mark.state)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False  # its bytes are damaged
     same = all(getattr(now, name) == getattr(then, name) for name in _EARLY)
     return same and now.records <= then.records and now.first_user_message in (None, then.first_user_message)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.clock import Clock
-from engine.errors import LeaseLost, StoreError
+from engine.errors import LeaseLost, StoreCorrupt, StoreError
 from engine.options import Options
 from engine.projections import owed
 from engine.projections.pool import Pool
@@ -345,7 +345,7 @@ class Backfill:
             if rebuilding:
                 self._runner.sweep(transaction)
                 owed.end(transaction)
-            transaction.run(
+            changed = transaction.run(
                 """UPDATE backfill SET status = :status, updated_at_ms = :at, files_done = :done, files_total = :total,
                    bytes_done = :bytes, bytes_total = :bytes,
                    last_success_at_ms = iif(:status = 'complete', :at, last_success_at_ms) WHERE id = 1""",
@@ -357,6 +357,12 @@ class Backfill:
                     "bytes": tally.bytes_total,
                 },
             )
+            if not changed:
+                # A migration makes it, and nothing removes it: each back-fill would be told to be under way.
+                path = self._database.path
+                raise StoreCorrupt(
+                    f"{path} has lost the row of its back-fill", path=path, hint="run `rolloutdb rebuild`"
+                )
 
     def _is_unread(self, tally: _Tally) -> bool:
         """Whether something of the home could not be read; a link that is not followed by rule keeps nothing back."""

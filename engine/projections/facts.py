@@ -279,7 +279,7 @@ def _load(transaction: Transaction, stream: _Stream) -> list[Followed]:
     row = transaction.row("SELECT followed FROM fact_streams WHERE stream = :stream", {"stream": stream.key})
     try:
         return [] if row is None else msgspec.msgpack.decode(row[0], type=list[Followed])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return _UNREADABLE
 
 

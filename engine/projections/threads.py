@@ -235,7 +235,7 @@ class Threads:
         values: dict[str, Value] = {"projection": self.name, "version": self.version, "paths": _json(paths)}
         states = {}
         for path, blob in transaction.rows(_STATES, values):
-            with contextlib.suppress(msgspec.DecodeError):
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
                 states[path] = self.decode(blob)
         return states
 

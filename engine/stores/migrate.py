@@ -29,6 +29,7 @@ BEHIND = 10_000
 """What is carried behind the numbered files of a folder (the tables of one projection) has its numbers from here on."""
 
 _NAME = re.compile(r"(?P<number>[0-9]{4})_[a-z0-9_]+\.sql")
+_CHECKSUM = re.compile(r"[0-9a-f]{64}")
 _FILE_BYTES_MAX = 1024 * 1024
 
 _QUOTED_OR_COMMENT = re.compile(
@@ -108,9 +109,10 @@ def pending(connection: apsw.Connection, carried: Sequence[Migration], path: str
     Raises `MigrationChanged` where an applied one differs, `StoreCorrupt` where the note of it is damaged.
     """
     noted = dict(applied(connection))
+    known = {migration.checksum for migration in carried}
     for migration in carried:
         checksum = noted.get(migration.number, migration.checksum)
-        if _is_flipped(checksum, migration.checksum):
+        if checksum != migration.checksum and (checksum in known or _is_flipped(checksum, migration.checksum)):
             raise StoreCorrupt(
                 f"the checksum of migration {migration.name} is damaged in {path}", path=path, hint=f"move {path} away"
             )
@@ -157,9 +159,13 @@ def applied(connection: apsw.Connection) -> list[tuple[int, str]]:
 
 
 def _is_flipped(checksum: str, carried: str) -> bool:
-    """Whether a noted checksum is a damaged copy of the one that is carried: those of two texts differ nearly everywhere."""
-    differing = sum(ours != noted for ours, noted in zip(carried, checksum, strict=False))
-    return 0 < differing <= _FLIPPED_MAX or (not differing and checksum != carried)
+    """Whether a noted checksum is a damaged copy of the one that is carried: those of two texts differ nearly everywhere.
+
+    Of a row whose lengths are damaged a part of what stands before or behind it is read, which is no checksum at all.
+    """
+    if _CHECKSUM.fullmatch(str(checksum)) is None:
+        return True
+    return sum(ours != noted for ours, noted in zip(carried, checksum, strict=True)) <= _FLIPPED_MAX
 
 
 def _plain(text: bytes) -> str:

@@ -286,6 +286,10 @@ def damaged(link: Link, what: str) -> StoreCorrupt:
     return StoreCorrupt(f"open: {link.path}: {what}", path=link.path, hint=REBUILD)
 
 
+_MADE_BEFORE = ("already exists", "duplicate column name")
+"""What a migration is told that was applied: its note is in the same transaction, so only damage can have taken that."""
+
+
 @contextlib.contextmanager
 def _damage_told(link: Link, *, certain: bool) -> Iterator[None]:
     """A statement of ours that fails as if it were wrong tells of damage: for `certain`, or where the header shows it."""
@@ -293,7 +297,7 @@ def _damage_told(link: Link, *, certain: bool) -> Iterator[None]:
         yield
     except apsw.SQLError as error:
         found = header_damage(link.connection)
-        if found or certain:
+        if found or certain or any(words in str(error) for words in _MADE_BEFORE):
             raise damaged(link, "; ".join(found) or str(error)) from error
         raise
 

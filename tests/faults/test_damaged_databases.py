@@ -325,6 +325,22 @@ def test_flips_in_the_jobs_database_cost_nothing_but_leases(bench: Bench) -> Non
     assert set(flip_pages(bench, "jobs_1.sqlite", each=6, seed=7)) <= {"the same", "named"}
 
 
+def test_a_damaged_index_of_the_log_is_named_and_mended(bench: Bench) -> None:
+    """No question to the log needs meet it: an audit once did not look at that database at all."""
+    change = "UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = 'logs_by_partition'"
+    right, wrong = "(partition)", "(-partition)"
+    for sql, values in ((change, (right, wrong)), ("REINDEX logs_by_partition", ()), (change, (wrong, right))):
+        connection = apsw.Connection(str(bench.state / "logs_1.sqlite"))
+        connection.execute("PRAGMA writable_schema = ON").fetchall()
+        connection.execute(sql, values)
+        connection.close()
+    with bench.opened() as opened:
+        assert [(found.class_, found.field) for found in opened.audit().faults] == [("damaged_database", "logs")]
+        assert opened.repair().left == []
+        assert bench.read_log(opened) == bench.logged
+    assert bench.aside("logs_1.sqlite") == 1
+
+
 def with_wal(path: Path) -> None:
     """As a process leaves it that is killed: part of what was committed is in the -wal alone."""
     copy = path.with_name("copy")
@@ -435,8 +451,20 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
         "UPDATE sqlite_schema SET sql = replace(sql, 'running', 'runnjng') WHERE name = 'backfill'",
         "UPDATE migrations SET number = 129 WHERE number = 1",
         "UPDATE migrations SET checksum = 'x' || substr(checksum, 2) WHERE number = 1",
+        "UPDATE migrations SET checksum = substr(name, -8) || substr(checksum, 1, 56) WHERE number = 1",
+        "UPDATE migrations SET checksum = (SELECT checksum FROM migrations WHERE number = 2) WHERE number = 1",
+        "DELETE FROM migrations WHERE number = (SELECT max(number) FROM migrations)",
     ],
-    ids=["column", "table", "constraint", "number of a migration", "checksum of a migration"],
+    ids=[
+        "column",
+        "table",
+        "constraint",
+        "number of a migration",
+        "checksum of a migration",
+        "what stands before a checksum",
+        "another's checksum",
+        "last note of a migration",
+    ],
 )
 def test_a_schema_or_a_note_of_migrations_that_is_damaged_ends_with_the_same_rows(bench: Bench, wrong: str) -> None:
     """SQLite takes each for what was meant, and its own check finds nothing."""
@@ -447,6 +475,28 @@ def test_a_schema_or_a_note_of_migrations_that_is_damaged_ends_with_the_same_row
     connection.close()
     # No query meets a constraint's words, so it is an audit that compares them with what the migrations make.
     assert check(bench, wrong) == ("named" if "runnjng" in wrong else "set aside")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        (
+            "history_1.sqlite",
+            "UPDATE sqlite_schema SET sql = replace(sql, 'completed_at', 'compldted_at') WHERE name = 'turns'",
+        ),
+        ("search_1.sqlite", "UPDATE sqlite_schema SET sql = replace(sql, 'said_off', 'said_nff') WHERE name = 'texts'"),
+        ("search_1.sqlite", "UPDATE words_config SET v = 0 WHERE k = 'version'"),
+    ],
+    ids=["column of turns", "column of texts", "version of FTS5"],
+)
+def test_a_schema_of_an_index_that_is_damaged_ends_with_the_same_answers(bench: Bench, name: str, wrong: str) -> None:
+    """Every statement on it failed as if it were wrong, and went on failing: nothing took that for damage."""
+    connection = apsw.Connection(str(bench.state / name))
+    connection.execute("PRAGMA writable_schema = ON").fetchall()
+    connection.execute(wrong)
+    assert connection.changes() == 1
+    connection.close()
+    assert check_index(bench, name, wrong) == "set aside"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -278,9 +278,28 @@ def test_a_rollout_that_cannot_be_read_keeps_its_row_and_does_not_keep_a_rebuild
     assert bench.dump() == bench.rows
 
 
-def test_notes_and_states_that_cannot_be_decoded_cost_a_fold_from_the_start(bench: Bench) -> None:
+def test_a_back_fill_whose_own_row_is_lost_begins_the_database_anew(bench: Bench) -> None:
+    """A flipped bit took the only row of its table: each back-fill changed nothing, and said that it was pending."""
+    bench.sql("DELETE FROM backfill")
+    with bench.another() as opened:
+        assert opened.backfill().status == "complete"
+    assert bench.dump() == bench.rows
+
+
+@pytest.mark.parametrize(
+    ("followed", "state"),
+    [
+        ("x'c1'", "x'c1'"),
+        # A flipped bit in a name: no home with such a note could be opened.
+        ("unhex(replace(hex(followed), '6A736F6E6C', '6A736F6EEC'))", "unhex(replace(hex(state), '2F', 'FF'))"),
+    ],
+    ids=["not of the form", "not UTF-8"],
+)
+def test_notes_and_states_that_cannot_be_decoded_cost_a_fold_from_the_start(
+    bench: Bench, followed: str, state: str
+) -> None:
     """Damage that is no damage to SQLite: what is noted of a stream is bytes to it."""
-    bench.sql("UPDATE fact_streams SET followed = x'c1'", "UPDATE watermarks SET state = x'c1'")
+    bench.sql(f"UPDATE fact_streams SET followed = {followed}", f"UPDATE watermarks SET state = {state}")
     longer = append_turns(bench.home, bench.made[0])
     with bench.another() as opened:
         assert [row.name for row in opened.threads.list(limit=0).threads if row.name] == ["named"]
