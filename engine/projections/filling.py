@@ -134,14 +134,15 @@ class Filling:
             try:
                 for task in waiting:
                     self._begin(task)
+                    if not task.works:
+                        self._give_back(task)
                 if at_work := [task for task in waiting if task.works]:
                     self._work_all(at_work, show, pool)
                 elif held := [task for task in waiting if not task.is_over]:
                     self._look_on(held, show)
             finally:
                 for task in waiting:
-                    self._release(task.lease)
-                    task.lease, task.works = None, False
+                    self._give_back(task)
         return [Filled(task.files, task.bytes, task.failed, task.joined, task.error) for task in tasks]
 
     def tend(self, side: Side, rest: Callable[[], bool]) -> bool:
@@ -180,6 +181,10 @@ class Filling:
             task.scan = task.side.scan()
             task.jobs = {job.path: job for job in task.side.jobs(list(task.scan))}
             task.works = True
+
+    def _give_back(self, task: _Task) -> None:
+        self._release(task.lease)
+        task.lease, task.works = None, False
 
     def _work_all(self, tasks: Sequence[_Task], show: Show, pool: Pool | None) -> None:
         try:
@@ -263,7 +268,7 @@ class Filling:
         told = f"{now.files_done}/{now.files_total} files, {now.bytes_done}/{now.bytes_total} bytes"
         for task in tasks:
             if task.works and isinstance(task.lease, Lease) and self._leases is not None:
-                with task.alone(), _unless_lost():
+                with task.alone(), contextlib.suppress(StoreError):
                     self._leases.heartbeat(task.lease, told)
 
     def _claim(self, side: Side, purpose: str) -> Lease | Held | None:
@@ -285,17 +290,6 @@ class Filling:
             return
         with contextlib.suppress(StoreError):  # it lapses, or its owner is found dead
             self._leases.release(lease)
-
-
-@contextlib.contextmanager
-def _unless_lost() -> Iterator[None]:
-    """A heartbeat that cannot be given is given later; the lease may be gone by then, and is not yet."""
-    try:
-        yield
-    except LeaseLost:
-        raise
-    except StoreError:
-        return
 
 
 def _name(side: Side) -> str:
