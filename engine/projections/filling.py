@@ -75,7 +75,7 @@ class _Task:
     database: Database | None = None
     scan: Scan | None = None
     jobs: dict[str, Job] = field(default_factory=dict)
-    """By stream, what is to be folded from where."""
+    """By stream, what is still to be folded, from where."""
     files: int = 0
     bytes: int = 0
     failed: list[Failure] = field(default_factory=list)
@@ -92,14 +92,15 @@ class _Task:
         """What of these is its own, each with the job that it is the answer to; what comes next is behind them."""
         pieces: dict[str, Piece] = {}
         for done in batch:
-            job = self.jobs.get(done.path)
+            job = self.jobs.pop(done.path, None)
             if job is None:
                 continue
             own = msgspec.structs.replace(done, folded=[each for each in done.folded if each.projection in job.of])
             pieces[done.path] = (job, own)
-            self.jobs[done.path] = behind(job, own)
             if done.is_whole:
                 self.files, self.bytes = self.files + 1, self.bytes + job.size
+            else:
+                self.jobs[done.path] = behind(job, own)
         return pieces
 
     @contextlib.contextmanager
