@@ -418,6 +418,7 @@ class Engine:
         """The chore of the background: what new, changed and outdated files give, politely."""
 
         def tend() -> None:
+            self._catch_up.give_way()
             with self._database.waiting_at_most(QUERY_WAIT_MS):
                 self._facts.catch_up()
                 self._backfill.tend(rest)
@@ -479,8 +480,8 @@ class Engine:
         )
         self._journal = journal = Journal(home.state, options=options, clock=clock, files=files)
         self._facts = Facts(home, database, journal, options=options, clock=clock, files=files)
-        catch_up = CatchUp(home, self._runner, database, options=options, clock=clock, files=files)
-        self._fresh = fresh = Fresh(database, self._flush, self._facts, catch_up, self._alive)
+        self._catch_up = CatchUp(home, self._runner, database, options=options, clock=clock, files=files)
+        self._fresh = fresh = Fresh(database, self._flush, self._facts, self._catch_up, self._alive)
         self._rebuild = Rebuild(
             home,
             self._runner,

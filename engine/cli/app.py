@@ -118,7 +118,9 @@ def backfill(
     ] = None,
     workers: Workers = None,
 ) -> Answer:
-    """Index all that is new or changed: first the threads, so that lists are whole, then turns and words.
+    """Index what is new or changed, threads first.
+
+    Lists are whole when the threads are there; turns and words follow.
 
     It may be stopped at any time and goes on where it was; a second one joins the first and looks on.
     Findings (exit code 1) are files and folders that could not be used; each run tries them again.

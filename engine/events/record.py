@@ -205,8 +205,11 @@ def time_ms(text: str | None) -> int | None:
 
 def is_utf8(data: memoryview) -> bool:
     """Whether these bytes are UTF-8, looked at in pieces, since decoded text may be four times as large."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
+        if len(data) <= _CHECK_BYTES:
+            str(data, "utf-8")
+            return True
+        decoder = codecs.getincrementaldecoder("utf-8")()
         for start in range(0, len(data), _CHECK_BYTES):
             decoder.decode(data[start : start + _CHECK_BYTES], final=start + _CHECK_BYTES >= len(data))
     except UnicodeDecodeError:

@@ -1,10 +1,10 @@
 """What an open engine does by itself: chores, one after the other, in a thread that takes a small share of the time.
 
 A chore is a function that is given `rest` and calls it after each bounded piece of its work; `rest` sleeps `REST_SHARE`
-times as long as the piece took, and answers whether it is time to stop. Chores run once after the open, which does not
-wait for them, and again every `interval_s`. The thread holds nothing while it rests, so an append, a query or a back-fill
-never waits for more than one piece. A chore that fails is counted, told by `status`, and run again the next time;
-closing ends it at its next rest. A forked child has no such thread.
+times as long as the piece took, and answers whether it is time to stop. Chores run once a moment after the open, so that
+the first question need not share the processor with them, and again every `interval_s`. The thread holds nothing while it
+rests, so an append, a query or a back-fill never waits for more than one piece. A chore that fails is counted, told by
+`status`, and run again the next time; closing ends it at its next rest. A forked child has no such thread.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ REST_SHARE = 4
 
 REST_S_MIN = 0.002
 REST_S_MAX = 2.0
+
+FIRST_AFTER_S = 0.3
+"""How long after the open the first round begins, unless it is asked for: a little longer than a list may look at files."""
 
 CLOSE_WAIT_S = 1.0
 """How long closing waits for the piece under way. One that takes longer (a very large rollout) ends by itself, unwritten."""
@@ -68,14 +71,14 @@ class Background:
             self._thread.join(CLOSE_WAIT_S)
 
     def _run(self) -> None:
-        while True:
+        self._wake.wait(FIRST_AFTER_S)
+        self._wake.clear()
+        while not self._stop.is_set():
             errors = [error for name, chore in self._chores.items() if (error := self._failure_of(name, chore))]
             self.last_error = errors[-1] if errors else None
             # Engines that were opened together look at the home at different times.
             self._wake.wait(self._interval_s * (0.9 + 0.2 * self._clock.fraction()))
             self._wake.clear()
-            if self._stop.is_set():
-                return
 
     def _failure_of(self, name: str, chore: Chore) -> str | None:
         """Do it; what went wrong. A lock that somebody else keeps is no failure: it is tried again in the next round."""

@@ -75,7 +75,7 @@ class _Task:
     database: Database | None = None
     scan: Scan | None = None
     jobs: dict[str, Job] = field(default_factory=dict)
-    """By stream, what is to be folded from where."""
+    """By stream, what is still to be folded, from where."""
     files: int = 0
     bytes: int = 0
     failed: list[Failure] = field(default_factory=list)
@@ -92,14 +92,15 @@ class _Task:
         """What of these is its own, each with the job that it is the answer to; what comes next is behind them."""
         pieces: dict[str, Piece] = {}
         for done in batch:
-            job = self.jobs.get(done.path)
+            job = self.jobs.pop(done.path, None)
             if job is None:
                 continue
             own = msgspec.structs.replace(done, folded=[each for each in done.folded if each.projection in job.of])
             pieces[done.path] = (job, own)
-            self.jobs[done.path] = behind(job, own)
             if done.is_whole:
                 self.files, self.bytes = self.files + 1, self.bytes + job.size
+            else:
+                self.jobs[done.path] = behind(job, own)
         return pieces
 
     @contextlib.contextmanager
@@ -134,14 +135,15 @@ class Filling:
             try:
                 for task in waiting:
                     self._begin(task)
+                    if not task.works:
+                        self._give_back(task)
                 if at_work := [task for task in waiting if task.works]:
                     self._work_all(at_work, show, pool)
                 elif held := [task for task in waiting if not task.is_over]:
                     self._look_on(held, show)
             finally:
                 for task in waiting:
-                    self._release(task.lease)
-                    task.lease, task.works = None, False
+                    self._give_back(task)
         return [Filled(task.files, task.bytes, task.failed, task.joined, task.error) for task in tasks]
 
     def tend(self, side: Side, rest: Callable[[], bool]) -> bool:
@@ -180,6 +182,10 @@ class Filling:
             task.scan = task.side.scan()
             task.jobs = {job.path: job for job in task.side.jobs(list(task.scan))}
             task.works = True
+
+    def _give_back(self, task: _Task) -> None:
+        self._release(task.lease)
+        task.lease, task.works = None, False
 
     def _work_all(self, tasks: Sequence[_Task], show: Show, pool: Pool | None) -> None:
         try:
@@ -263,7 +269,7 @@ class Filling:
         told = f"{now.files_done}/{now.files_total} files, {now.bytes_done}/{now.bytes_total} bytes"
         for task in tasks:
             if task.works and isinstance(task.lease, Lease) and self._leases is not None:
-                with task.alone(), _unless_lost():
+                with task.alone(), contextlib.suppress(StoreError):
                     self._leases.heartbeat(task.lease, told)
 
     def _claim(self, side: Side, purpose: str) -> Lease | Held | None:
@@ -285,17 +291,6 @@ class Filling:
             return
         with contextlib.suppress(StoreError):  # it lapses, or its owner is found dead
             self._leases.release(lease)
-
-
-@contextlib.contextmanager
-def _unless_lost() -> Iterator[None]:
-    """A heartbeat that cannot be given is given later; the lease may be gone by then, and is not yet."""
-    try:
-        yield
-    except LeaseLost:
-        raise
-    except StoreError:
-        return
 
 
 def _name(side: Side) -> str:

@@ -21,7 +21,7 @@ from engine.projections.backfill import Progress
 from engine.projections.side import Side
 from engine.projections.side_check import compare_side
 from engine.stores.leases import Lease
-from engine.testing import HomePlan, make_home
+from engine.testing import HomePlan, append_turns, make_home
 from tests.searching import dump, side_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -182,10 +182,15 @@ def test_the_background_leaves_it_to_who_fills(home: Path, start: Any, monkeypat
 
 
 def test_two_that_fill_at_once_without_leases_come_to_the_same_rows(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has folded all of it before either writes: of each stream one swap is lost, and folded again."""
-    both = threading.Barrier(2)
+    """Each has folded what came to a filled home before either writes: of each stream one writes, and the other does not."""
+    home, both = tmp_path / "home", threading.Barrier(2)
+    made = make_home(home, HomePlan(threads=12, seed=8, bytes_max=8_000))
+    with engine.open(str(home), options=OPTIONS) as first:
+        first.backfill()
+    for thread in made:
+        append_turns(home, thread)
 
     def write(self: Side, pieces: Any, plain: Any = Side.write) -> None:
         both.wait(60)
@@ -195,12 +200,13 @@ def test_two_that_fill_at_once_without_leases_come_to_the_same_rows(
     with engine.open(str(home), options=OPTIONS) as one, engine.open(str(home), options=OPTIONS) as other:
         for each in (one, other):
             monkeypatch.setattr(each._filling, "_leases", None)
-        threads = [threading.Thread(target=each.backfill) for each in (one, other)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        for side in one._sides:
+        fillers = [threading.Thread(target=each.backfill) for each in (one, other)]
+        for filler in fillers:
+            filler.start()
+        for filler in fillers:
+            filler.join(60)
+        for side, same in zip(one._sides, other._sides, strict=True):
+            assert sum(each._ready().runner.counters.upserts for each in (side, same)) == len(made)
             assert list(compare_side(one._side_parts, side)) == []
         filled = dump(side_of(one).database())
     monkeypatch.undo()

@@ -242,7 +242,8 @@ def test_code_that_fails_beside_a_lock_is_told_as_what_it_is(home: Path) -> None
 def test_a_full_disk_under_the_words_keeps_no_turns_back(home: Path) -> None:
     """Both indexes are filled in one pass: what befalls one is not the other's."""
     failing = Failing("search_1", apsw.FullError)
-    with watched(failing), engine.open(str(home), options=NO_BACKGROUND) as e:
+    options = with_options(NO_BACKGROUND, batch_streams=2)
+    with watched(failing), engine.open(str(home), options=options) as e:
         history, search = e._sides
         for side in (history, search):
             side.database()
