@@ -102,7 +102,7 @@ def _is_followed(parts: Parts, side: Side, transaction: Transaction, path: str) 
 
 
 def _has_its_words(parts: Parts, transaction: Transaction, row: _Stored, words: Words, bodies: Bodies) -> bool:
-    if row.size is None:
+    if not isinstance(row.size, bytes):  # FTS5 declares no types, so SQLite's own check takes a damaged one for another
         return False
     try:
         found = locate(parts.home, row.path, parts.files)

@@ -295,6 +295,10 @@ def _damage_told(link: Link, *, certain: bool) -> Iterator[None]:
     """A statement of ours that fails as if it were wrong tells of damage: for `certain`, or where the header shows it."""
     try:
         yield
+    except apsw.ReadOnlyError as error:  # a pragma that writes, in a file whose format is damaged
+        if found := header_damage(link.connection):
+            raise damaged(link, "; ".join(found)) from error
+        raise
     except apsw.SQLError as error:
         found = header_damage(link.connection)
         if found or certain or any(words in str(error) for words in _MADE_BEFORE):

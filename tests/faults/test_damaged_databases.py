@@ -325,6 +325,13 @@ def test_flips_in_the_jobs_database_cost_nothing_but_leases(bench: Bench) -> Non
     assert set(flip_pages(bench, "jobs_1.sqlite", each=6, seed=7)) <= {"the same", "named"}
 
 
+@pytest.mark.parametrize("field", ["write version", "read version", "schema format"])
+def test_a_flip_in_the_format_of_a_log_is_set_aside(bench: Bench, field: str) -> None:
+    """Its own pragma writes to the file, which SQLite then took for one that cannot be written to: no question was answered."""
+    flip(bench, "logs_1.sqlite", HEADER[field], 0x80)
+    assert check_log(bench, field) == "set aside"
+
+
 def test_a_damaged_index_of_the_log_is_named_and_mended(bench: Bench) -> None:
     """No question to the log needs meet it: an audit once did not look at that database at all."""
     change = "UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = 'logs_by_partition'"

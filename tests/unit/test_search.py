@@ -491,6 +491,7 @@ SPOILS = {
     "the words are missing": "DELETE FROM words WHERE rowid = 1",
     "other words": "DELETE FROM words WHERE rowid = 1; INSERT INTO words (rowid, text) VALUES (1, 'where is that green door')",
     "fewer words": "DELETE FROM words WHERE rowid = 1; INSERT INTO words (rowid, text) VALUES (1, 'where is')",
+    "another type": "UPDATE words_docsize SET sz = CAST(sz AS TEXT) WHERE id = 1",
     "words of nobody": "INSERT INTO words (rowid, text) VALUES (77, 'nobody said that')",
     "more is shown": "UPDATE rollouts SET shown_end = 0",
     "another name": "UPDATE names SET name = name + 1",
