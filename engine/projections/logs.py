@@ -28,6 +28,7 @@ from engine.projections.log_rows import Overtaken, RowWriter, remove_superfluous
 from engine.stores.files import Files
 from engine.stores.layout import Home
 from engine.stores.leases import Lease, Leases
+from engine.stores.link import files_translated
 from engine.stores.log_segments import Removed, Segment, erase, records_of, retain, segments
 from engine.stores.mending import mending
 from engine.stores.quiet import quiet
@@ -297,7 +298,7 @@ class LogTable:
         if self._parts.home.state is None:
             return None
         path = f"{self._parts.home.state}/{NAME}_{SHAPE}.sqlite{suffix}"
-        with quiet():
+        with quiet(), files_translated("look at", path):
             found = self._parts.files.stat(path, op="logs.size")
         return None if found is None else found.size
 
