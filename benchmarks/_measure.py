@@ -145,6 +145,7 @@ def start_workers(home: str, state: str, workers: int) -> dict[str, object]:
     begun = time.perf_counter()
     pool = Pool(workers, Home(home, None), Options())
     try:
+        assert pool.start()
         answers = [answer for _ in range(workers) for answer in pool.run([job])]
         seconds = time.perf_counter() - begun
     finally:
