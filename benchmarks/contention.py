@@ -77,11 +77,11 @@ def main() -> None:
         return
     asked = arguments(
         __doc__,
-        seconds={"type": float, "help": "how long each measurement takes (0.5; quick: 0.2)"},
+        seconds={"type": float, "help": "how long each measurement takes (0.25; quick: 0.2)"},
         processes={"type": numbers, "help": "how many (1,2,4,8,16; quick: 4)"},
         chart={"help": "draw the chart into this file"},
     )
-    asked.seconds = asked.seconds or (0.2 if asked.quick else 0.5)
+    asked.seconds = asked.seconds or (0.2 if asked.quick else 0.25)
     asked.processes = asked.processes or ((4,) if asked.quick else (1, 2, 4, 8, 16))
     folder = tempfile.mkdtemp(prefix="rolloutdb-contention-", dir=asked.folder)
     try:
