@@ -81,8 +81,8 @@ class RowWriter:
         for reading in {id(entry.segment): entry.segment for entry in batch}.values():
             if reading.number is None:
                 _add_segment(transaction, reading)
-        kept = self._fitting([entry for entry in batch if entry.site is not None and self._passes(entry.site)])
-        numbers = self._partitions(transaction, kept)
+        kept, cut = self._fitting([entry for entry in batch if entry.site is not None and self._passes(entry.site)])
+        numbers = self._partitions(transaction, kept, cut)
         known = len(self._sites)
         rows: list[dict[str, Value]] = []
         for entry, partition in kept:
@@ -147,10 +147,10 @@ class RowWriter:
             found = self._passing[site] = level.upper() != "OFF" and site.severity >= severity_of(level)
         return found
 
-    def _fitting(self, passing: Sequence[Entry]) -> list[tuple[Entry, tuple[str, str]]]:
-        """The newest of each partition that its bounds leave room for, in their order."""
+    def _fitting(self, passing: Sequence[Entry]) -> tuple[list[tuple[Entry, tuple[str, str]]], set[tuple[str, str]]]:
+        """The newest of each partition that its bounds leave room for, in their order, and where others found none."""
         rows: dict[tuple[str, str], list[int]] = {}
-        kept = []
+        kept, cut = [], set()
         for entry in reversed(passing):
             partition = (entry.thread, "" if entry.thread else entry.segment.segment.process)
             counted = rows.setdefault(partition, [0, 0])
@@ -158,15 +158,20 @@ class RowWriter:
             counted[1] += entry.bytes
             if counted[0] == 1 or not self._is_over(*counted):
                 kept.append((entry, partition))
-        return kept[::-1]
+            else:
+                cut.add(partition)
+        return kept[::-1], cut
 
     def _is_over(self, rows: int, size: int) -> bool:
         return rows > self.bounds.partition_rows_max or size > self.bounds.partition_bytes_max
 
     def _partitions(
-        self, transaction: Transaction, kept: Sequence[tuple[Entry, tuple[str, str]]]
+        self, transaction: Transaction, kept: Sequence[tuple[Entry, tuple[str, str]]], cut: set[tuple[str, str]]
     ) -> dict[tuple[str, str], int]:
-        """Their numbers; those that come over their bounds with these rows lose their oldest."""
+        """Their numbers; those that come over their bounds with these rows lose their oldest.
+
+        Where one that came found no room, what is older than it goes, too: the rows are the newest, without a gap.
+        """
         coming: dict[tuple[str, str], list[int]] = {}
         for entry, partition in kept:
             counted = coming.setdefault(partition, [0, 0])
@@ -180,19 +185,21 @@ class RowWriter:
                 (number,) = transaction.row(_ADD_PARTITION, named) or (None,)
                 found = _Partition(number, 0, 0)
             assert found.number is not None
-            left = self._make_room(transaction, found, rows, size)
+            left = self._make_room(transaction, found, rows, size, whole=partition in cut)
             values: dict[str, Value] = {"number": found.number, "rows": left.rows + rows, "bytes": left.bytes + size}
             transaction.run(_COUNT, values)
             numbers[partition] = found.number
         return numbers
 
-    def _make_room(self, transaction: Transaction, found: _Partition, rows: int, size: int) -> _Partition:
+    def _make_room(
+        self, transaction: Transaction, found: _Partition, rows: int, size: int, *, whole: bool
+    ) -> _Partition:
         """What is left of a partition's rows once so many are to come."""
         old_rows, old_bytes = found.rows, found.bytes
         last_id = None
-        if self._is_over(old_rows + rows, old_bytes + size):
+        if whole or self._is_over(old_rows + rows, old_bytes + size):
             oldest = transaction.rows(_OLDEST, {"number": found.number})
-            while self._is_over(old_rows + rows, old_bytes + size):
+            while whole or self._is_over(old_rows + rows, old_bytes + size):
                 row = next(oldest, None)
                 if row is None:
                     break

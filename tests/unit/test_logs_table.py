@@ -135,6 +135,18 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
 # Filling
 
 
+def test_what_is_older_than_a_record_that_found_no_room_goes_too(tmp_path: Path, clock: ManualClock) -> None:
+    """An old one stood beside the newest, with a gap between them, where a large one came with others in one batch."""
+    options = small(log_partition_rows_max=4, log_partition_bytes_max=60)
+    process = Process(tmp_path, 1, clock=clock, options=options)
+    with opened(tmp_path, clock=clock, options=options) as e:
+        process.log("old", at_us=START_US)
+        e.logs.fill()
+        for number, body in enumerate(("x" * 50, "new", "newer", "newest"), start=1):
+            process.log(body, at_us=START_US + number)
+        assert bodies(e) == ["new", "newer", "newest"]
+
+
 @settings(max_examples=30)
 @given(data=st.data())
 def test_rows_are_the_newest_that_fit_however_the_table_was_filled(
