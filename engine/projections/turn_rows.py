@@ -2,7 +2,8 @@
 
 What one operation does to the rows depends on the rows that the operations before it left, never on where a piece ended.
 So operations that do not concern each other, those of other rollouts among them, are written together, many rows a
-statement; only a rollback parts them. A turn that begins and ends in them is one row, written once.
+statement; only a rollback parts them, and a turn
+that begins when something was told of it already. A turn that begins and ends in them is one row, written once.
 """
 
 from __future__ import annotations
@@ -58,8 +59,11 @@ def write_rollouts(transaction: Transaction, pieces: Sequence[Written]) -> None:
                 stretch.write(transaction)
                 stretch = _Stretch()
                 _roll_back(transaction, number, operation)
-            else:
-                stretch.take(number, operation)
+                continue
+            if isinstance(operation, Begun) and stretch.told_of(number, operation.turn):
+                stretch.write(transaction)  # what was told before the turn began is none of its new row's
+                stretch = _Stretch()
+            stretch.take(number, operation)
     stretch.write(transaction)
 
 
@@ -140,6 +144,12 @@ class _Stretch:
         self._again: list[dict[str, Any]] = []
         self._parts: list[tuple[int, ...]] = []
         self._others: list[tuple[int, Said | Failure | Ended]] = []
+        self._told: set[tuple[int, int]] = set()
+        """Of which turns the others tell."""
+
+    def told_of(self, number: int, turn: int) -> bool:
+        """Whether something is to be written to a row that this turn has already, or has not."""
+        return (number, turn) in self._told
 
     def take(self, number: int, operation: Any) -> None:
         """Take one in, behind all before it."""
@@ -160,6 +170,7 @@ class _Stretch:
             row.take(operation)
         else:
             self._others.append((number, operation))
+            self._told.add((number, operation.turn))
 
     def write(self, transaction: Transaction) -> None:
         """Turns and items first: they have keys of their own, and what comes after names them."""
