@@ -6,7 +6,6 @@ The logs are those of the first property test, with records of turns among them 
 from __future__ import annotations
 
 import itertools
-from itertools import accumulate
 
 import pytest
 from hypothesis import example, given, settings
@@ -178,9 +177,3 @@ def test_pieces_of_one_record_come_to_the_same_rows():
     log = b"".join(line + b"\n" for line in made.lines)
     ends = list(itertools.accumulate(len(line) + 1 for line in made.lines))
     assert indexed(log, ends, 100) == indexed(log, [len(log)], 100)
-
-
-def test_what_is_told_of_a_turn_before_it_begins_is_not_of_its_row() -> None:
-    """Once the row of a turn that began in the same piece had a message from before it."""
-    lines = Lines().started("a").user("b", "early").started("b").complete("b").lines
-    check((b"".join(lines), list(accumulate(map(len, lines)))), 16)
