@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -177,3 +178,19 @@ def test_pieces_of_one_record_come_to_the_same_rows():
     log = b"".join(line + b"\n" for line in made.lines)
     ends = list(itertools.accumulate(len(line) + 1 for line in made.lines))
     assert indexed(log, ends, 100) == indexed(log, [len(log)], 100)
+
+
+def test_what_is_told_of_a_turn_before_it_begins_is_not_of_its_row() -> None:
+    """Once the row of an open turn had a message from before it, where both came in one piece."""
+    meta = {"id": "01a20464-403f-7170-9722-7a9790eef98c", "history_mode": "paginated"}
+    early = {"type": "item_completed", "turn_id": "b", "item": {"type": "UserMessage", "id": "1", "text": ""}}
+    events = [
+        ("session_meta", meta),
+        *(("event_msg", each) for each in (early, {"type": "task_started", "turn_id": "b"})),
+    ]
+    records = [
+        {"timestamp": f"2026-01-05T09:00:0{at}.000Z", "ordinal": at, "type": type_, "payload": payload}
+        for at, (type_, payload) in enumerate(events)
+    ]
+    written = [msgspec.json.encode(record) + b"\n" for record in records]
+    check((b"".join(written), list(itertools.accumulate(map(len, written)))), 16)
