@@ -4,7 +4,7 @@
 #   make test    all tests but the minutes-long ones
 #   make lint    ruff, mypy strict, the floors
 #   make soak    the minutes-long tests
-#   make bench   every benchmark, some 15 minutes; bench-quick takes one, bench-check compares its ratios with the committed
+#   make bench   every benchmark, a quarter of an hour or more; bench-quick some minutes, bench-check compares its ratios with the committed
 #   make ci      what CI runs
 #   make clean   remove the environment and the caches
 #
