@@ -143,22 +143,28 @@ class Thread:
         See `Recorder.append` for `key`, `expected` and the errors; `InvalidRequest` where an item is not one. Items that
         are left out do not count for the key.
         """
-        self._check()
+        if self._closed:
+            self._check()
         if durability is not None:
             check_durability(durability)
         mode = self._identity.history_mode
-        kept = [item for item in map(item_of, items) if is_persisted(item.kind, mode)]
-        is_new = not self._recorder.exists
+        kept, kinds = [], set()
+        for raw in items:
+            item = item_of(raw)
+            if is_persisted(item.kind, mode):
+                kept.append(item)
+                kinds.add(item.kind)
+        if not self._recorder.end:
+            kinds.add("session_meta")
         answer = self._recorder.append(kept, key=key, expected=expected, durability=durability)
         if answer.records:
-            kinds = {item.kind for item in kept}
-            self._parts.flush.note(self._identity.path, kinds | {"session_meta"} if is_new else kinds)
+            self._parts.flush.note(self._identity.path, kinds)
         return answer
 
     def begin(self) -> None:
         """Make the rollout now, with nothing but its session_meta; nothing where it is there already."""
         self._check()
-        if not self._recorder.exists:
+        if not self._recorder.end:
             self._recorder.begin()
             self._parts.flush.note(self._identity.path, {"session_meta"})
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import orjson
@@ -25,7 +25,7 @@ _SHAPE = 'Give {"type": …, "payload": {…}}.'
 _JSON = "Use text, finite numbers, booleans, None, lists and dicts with text keys."
 
 
-class Item(NamedTuple):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """A checked item. `body` is its line from behind the ordinal on: type, payload and metadata, as JSON."""
 
     kind: str
@@ -36,14 +36,12 @@ class Item(NamedTuple):
 
 def item_of(raw: Mapping[str, Any]) -> Item:
     """Check and encode an item. Raises `InvalidRequest` with what is wrong with it."""
-    if not isinstance(
-        raw, dict | Mapping
-    ):  # a dict is told at once; asking the abstract class costs more than the rest
+    if type(raw) is not dict and not isinstance(raw, Mapping):  # asking the abstract class costs more than the rest
         raise InvalidRequest(f"An item is no {type(raw).__name__}.", hint=_SHAPE)
     type_, payload, metadata = raw.get("type"), raw.get("payload"), raw.get("metadata")
     if not isinstance(type_, str) or not type_ or not type_.isprintable():
         raise InvalidRequest("An item needs a type that is text.", hint=_SHAPE)
-    if not isinstance(payload, dict | Mapping):
+    if type(payload) is not dict and not isinstance(payload, Mapping):
         raise InvalidRequest(f"The payload of a {type_} item is not an object.", hint=_SHAPE)
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidRequest(f"The metadata of a {type_} item is not an object.", hint="Give a dict, or leave it out.")
@@ -52,7 +50,9 @@ def item_of(raw: Mapping[str, Any]) -> Item:
         raise InvalidRequest(f"An item has no key {unknown!r}.", hint="The keys are type, payload and metadata.")
     data = _json(type_, payload)
     kind = kind_of_values(type_, payload) or kind_of(Record(timestamp="", type=type_, payload=Raw(data)))
-    return Item(kind, body_of(type_, data, None if metadata is None else _json(type_, metadata)))
+    if metadata is None:
+        return Item(kind, b"%b%b" % (_head_of(type_), data))
+    return Item(kind, body_of(type_, data, _json(type_, metadata)))
 
 
 def item_of_record(record: Record[Raw]) -> Item:

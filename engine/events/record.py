@@ -162,7 +162,8 @@ def kind_of_values(type_: str, payload: Mapping[str, Any]) -> str | None:
     tag = payload.get("type")
     if type(tag) is not str:
         return None
-    kind = _tagged(type_, tag)
+    kind = f"{type_}.{tag}"
+    kind = _ALIASED.get(kind, kind)
     if kind != ITEM_COMPLETED:
         return kind
     item = payload.get("item")

@@ -147,11 +147,10 @@ class Side:
 
     def note(self, path: str) -> None:
         """An append to this stream was acknowledged, or its file moved: the next answer folds it first, or forgets it."""
-        with self._noting:
-            if len(self._noted) < _NOTED_MAX:
-                self._noted.add(path)
-            else:
-                self._is_lost = True
+        if len(self._noted) < _NOTED_MAX:
+            self._noted.add(path)  # at once, without a mutex: every append comes by here
+        else:
+            self.look_anew()
 
     def look_anew(self) -> None:
         """The rows are not those that were looked at: the next answer looks at all files."""
@@ -466,8 +465,9 @@ class Side:
 
     def _fold(self, opened: _Open, is_late: Callable[[], bool], budget_ms: int | None, *, anew: bool) -> Partial | None:
         """Fold what this process wrote, then what a look at the files finds."""
+        noted = sorted(self._noted)
+        self._noted.difference_update(noted)  # an append that notes one again in between is folded with it
         with self._noting:
-            noted, self._noted = sorted(self._noted), set()
             is_lost, self._is_lost = self._is_lost, False
         if is_lost:
             opened.catch_up.forget()

@@ -75,7 +75,18 @@ class Files:
             found = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return _stat(found) if stat_module.S_ISREG(found.st_mode) else None
+        if not stat_module.S_ISREG(found.st_mode):
+            return None
+        return tuple.__new__(  # `_stat` without its calls; before every append its file is looked at
+            FileStat,
+            (
+                found.st_dev & _SQLITE_INTEGER,
+                found.st_ino & _SQLITE_INTEGER,
+                found.st_size,
+                found.st_mtime_ns,
+                found.st_ctime_ns,
+            ),
+        )
 
     def folder(self, path: str, *, op: str) -> FileStat | None:
         """What the folder at `path` is, links followed, or None where there is none; its times move with its names."""

@@ -43,31 +43,27 @@ class Keys:
     """What is known of one stream's keys."""
 
     def __init__(self) -> None:
-        self._records = 0
+        self.records = 0
+        """How many there were since the stream was opened; whoever appends some without a key counts them here."""
         self._batches: dict[str, _Batch] = {}
         """By key, the one that was written to longest ago first."""
 
     def note(self, found: Sequence[Keyed | None]) -> None:
         """Records follow, in order; None is one without a key."""
         for keyed in found:
-            self._records += 1
+            self.records += 1
             if keyed is not None:
                 batch = self._batches.pop(keyed.key, None)
                 if batch is None or batch.places != keyed.places:
                     batch = _Batch(keyed.places)
                 self._batches[keyed.key] = batch
                 batch.digests[keyed.place] = keyed.digest
-                batch.last = self._records
+                batch.last = self.records
         self._forget()
-
-    def passed(self, count: int) -> None:
-        """As many records without a key follow."""
-        self._records += count
-        if self._batches:
-            self._forget()
 
     def written(self, key: str, items: Sequence[Item]) -> int:
         """How many of the batch's items are there already. Raises `KeyConflict` where they are others."""
+        self._forget()
         batch = self._batches.get(key)
         if batch is None:
             return 0
@@ -79,10 +75,10 @@ class Keys:
 
     def is_newest(self, key: str) -> bool:
         """Whether the stream's last record is of this key's batch."""
-        return key in self._batches and self._batches[key].last == self._records
+        return key in self._batches and self._batches[key].last == self.records
 
     def _forget(self) -> None:
-        oldest = self._records - RECORDS_KEPT
+        oldest = self.records - RECORDS_KEPT
         while self._batches and self._batches[key := next(iter(self._batches))].last <= oldest:
             del self._batches[key]
 

@@ -49,6 +49,9 @@ UNSYNCED_BYTES_MAX = 8 * 1024 * 1024
 """With more acknowledged bytes than this waiting for a sync, an append begins with one. They are held in memory until
 then, to be written again if it fails."""
 
+_new_tuple = tuple.__new__
+"""Makes a named tuple without its Python constructor: after a sync the caches are cold, and a call costs over 1 µs."""
+
 _FOLDERS_ABOVE = 4
 """sessions/YYYY/MM/DD, and the home, may all be as new as the rollout."""
 
@@ -130,8 +133,8 @@ class Recorder:
         self._identity: tuple[int, int] | None = None
         self._next = start.ordinal if start is not None else None
         """The ordinal of the next line; None in a legacy stream."""
-        self._end = 0
-        """Where the next line begins."""
+        self.end = 0
+        """Where the next line begins; 0 while there is no file."""
         self._reach = 0
         """How long a write of ours may have made the file; more is somebody else's."""
         self._acknowledged = 0
@@ -155,19 +158,14 @@ class Recorder:
         with self._mutex:
             return self._position()
 
-    @property
-    def exists(self) -> bool:
-        """Whether the file is there yet."""
-        return self._end > 0
-
     def begin(self) -> None:
         """Make the file, with nothing but its session_meta, where it is not there yet; durable as appends are."""
         self._ready()
         with self._mutex:
             self._check()
-            if self._end == 0:
+            if self.end == 0:
                 self._write([], 0, None)
-            target, cuts = self._end, len(self._cuts)
+            target, cuts = self.end, len(self._cuts)
             if self._durability != "durable":
                 self._acknowledged = target
         if self._durability == "durable":
@@ -191,27 +189,29 @@ class Recorder:
         """
         synced = (durability or self._durability) == "durable"
         self._ready()
+        first = 0
         with self._mutex:
             self._check()
-            first = 0 if key is None else self._written(key, items)
+            if key is not None:
+                first = self._written(key, items)
             if expected is not None and expected != self._position() and not self._went_on(key, first, len(items)):
                 raise self._stale(expected)
             if first < len(items):
                 self._write(items, first, key)
-            target, position, cuts = self._end, self._position(), len(self._cuts)
+            target, position, cuts = self.end, self._position(), len(self._cuts)
             if not synced:
                 self._acknowledged = target
         if synced:
             self._sync_to(target, cuts)
-        is_safe = synced or self._is_synced(target)
-        return Appended(position, "durable" if is_safe else "buffered", len(items) - first)
+        is_safe = synced or (self._synced >= target and self._name_synced)
+        return _new_tuple(Appended, (position, "durable" if is_safe else "buffered", len(items) - first))
 
     def sync(self) -> Position:
         """Return when everything appended so far is on the medium; the position that is safe. Raises as `append` does."""
         self._ready()
         with self._mutex:
             self._check()
-            target, position, cuts = self._end, self._position(), len(self._cuts)
+            target, position, cuts = self.end, self._position(), len(self._cuts)
         self._sync_to(target, cuts)
         return position
 
@@ -227,7 +227,7 @@ class Recorder:
             if self._closed:
                 return
             self._closed = True
-            target, cuts = self._end, len(self._cuts)
+            target, cuts = self.end, len(self._cuts)
         try:
             if self._gone is None:
                 self._settle(target, cuts)
@@ -279,8 +279,8 @@ class Recorder:
             raise self._lost("was removed")
         if (found.device, found.inode) != self._identity:
             raise self._lost("was replaced")
-        if found.size != self._end:
-            raise self._lost(f"is {found.size} bytes long and should be {self._end}: somebody else wrote to it")
+        if found.size != self.end:
+            raise self._lost(f"is {found.size} bytes long and should be {self.end}: somebody else wrote to it")
 
     def _stale(self, expected: Position) -> StalePosition:
         return StalePosition(
@@ -300,7 +300,7 @@ class Recorder:
             f"The rollout {self._path} {what} while it was open here.",
             hint="Resume the thread to go on with what is there now.",
             path=self._path,
-            offset=self._end,
+            offset=self.end,
         )
 
     def _went_on(self, key: str | None, first: int, count: int) -> bool:
@@ -308,26 +308,39 @@ class Recorder:
         return key is not None and first > 0 and (first == count or self._keys.is_newest(key))
 
     def _position(self) -> Position:
-        return Position(self._next - 1 if self._next and self._end else None, self._end)
+        return _new_tuple(Position, (self._next - 1 if self._next and self.end else None, self.end))
 
     # --- write ---------------------------------------------------------------------------------------------------
 
     def _write(self, items: Sequence[Item], first: int, key: str | None) -> None:
         """The items from `first` on, behind a session_meta where the file is new."""
-        lines = self._lines(items, first, key)
+        if key is None and self.end and self._next is not None and self._next + len(items) - 1 <= ORDINAL_MAX:
+            lines = lines_of(
+                items,
+                timestamp=self._clock.timestamp(),
+                ordinal=self._next,
+                line_bytes_max=self._options.line_bytes_max,
+            )
+        else:
+            lines = self._lines(items, first, key)
         data = lines[0] if len(lines) == 1 else b"".join(lines)
-        self._reach = self._end + len(data)
+        self._reach = self.end + len(data)
         try:
             if self._fd is None:
                 self._create(data)
             else:
-                self._write_or_undo(self._fd, data)
-            self._end = self._reach
+                try:
+                    written = self._files.write(self._fd, data, op="recorder.write")
+                    if written < len(data):
+                        self._write_whole(self._fd, data[written:])
+                except OSError as error:
+                    raise self._undone(self._fd, error) from error
+            self.end = self._reach
             self._unsynced += data
             if self._next is not None:
                 self._next += len(lines)
             if key is None:
-                self._keys.passed(len(lines))
+                self._keys.records += len(lines)
             else:
                 self._keys.note([Keyed(key, at, len(items), digest_of(items[at])) for at in range(first, len(items))])
         except AppendFailed:
@@ -342,7 +355,7 @@ class Recorder:
         counters.appended_bytes += len(data)
 
     def _lines(self, items: Sequence[Item], first: int, key: str | None) -> list[bytes]:
-        is_new = self._end == 0 and self._start is not None
+        is_new = self.end == 0 and self._start is not None
         if self._next is not None and self._next + len(items) - first + is_new - 1 > ORDINAL_MAX:
             raise RolloutUnusable(
                 f"The rollout {self._path} has no ordinals left after {self._next - 1}.",
@@ -350,8 +363,6 @@ class Recorder:
                 path=self._path,
             )
         timestamp, bytes_max = self._clock.timestamp(), self._options.line_bytes_max
-        if self._next is not None and key is None and not is_new:
-            return lines_of(items, timestamp=timestamp, ordinal=self._next, line_bytes_max=bytes_max)
         batch = [(items[place], key and f"{key}#{place}/{len(items)}") for place in range(first, len(items))]
         if is_new and self._start is not None:
             batch.insert(0, (self._start.meta(), None))
@@ -366,16 +377,11 @@ class Recorder:
             for number, (item, name) in enumerate(batch)
         ]
 
-    def _write_or_undo(self, fd: int, data: bytes) -> None:
+    def _undone(self, fd: int, error: OSError) -> AppendFailed:
         """The whole batch, or none of it: what was taken before a failure is cut off again."""
-        try:
-            written = self._files.write(fd, data, op="recorder.write")
-            if written < len(data):
-                self._write_whole(fd, data[written:])
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._files.truncate(fd, self._end, op="recorder.undo")
-            raise self._poisoned("written", error) from error
+        with contextlib.suppress(OSError):
+            self._files.truncate(fd, self.end, op="recorder.undo")
+        return self._poisoned("written", error)
 
     def _write_whole(self, fd: int, data: bytes) -> None:
         written = self._files.write(fd, data, op="recorder.write")
@@ -410,9 +416,6 @@ class Recorder:
 
     # --- sync ----------------------------------------------------------------------------------------------------
 
-    def _is_synced(self, target: int) -> bool:
-        return self._synced >= target and self._name_synced
-
     def _sync_to(self, target: int, cuts: int) -> None:
         """Sync unless somebody else's sync covered it: the one who comes first syncs for all who wait.
 
@@ -425,10 +428,10 @@ class Recorder:
                 raise _failed("synced", self._path, None)
             if self._poison is not None:
                 raise self._failed()
-            if self._is_synced(target):
+            if self._synced >= target and self._name_synced:
                 self._counters.syncs_shared += 1
                 return
-            fd, upto, name_synced = self._fd, self._end, self._name_synced
+            fd, upto, name_synced = self._fd, self.end, self._name_synced
             assert fd is not None
             try:
                 self._files.sync(fd, op="recorder.sync")
@@ -599,7 +602,7 @@ class Recorder:
         self._files.sync_folder(os.path.dirname(self._quarantine), op="recorder.quarantine")
 
     def _stands_at(self, size: int) -> None:
-        self._end = self._reach = self._acknowledged = self._synced = size
+        self.end = self._reach = self._acknowledged = self._synced = size
         self._unsynced.clear()
 
     def _drop(self) -> None:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.errors import InvalidRequest, LineTooLong
 from engine.events.item import Item, item_of, line_of
@@ -32,7 +33,7 @@ def test_a_line_has_the_keys_of_the_format_in_their_order() -> None:
 
 
 def test_a_copied_item_keeps_its_time_whatever_it_is() -> None:
-    item = item_of({"type": "x", "payload": {}})._replace(timestamp='2020 "about"')
+    item = replace(item_of({"type": "x", "payload": {}}), timestamp='2020 "about"')
     assert line(item, ordinal=None) == b'{"timestamp":"2020 \\"about\\"","type":"x","payload":{}}\n'
 
 

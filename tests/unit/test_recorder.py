@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.errors import (
     AppendFailed,
@@ -63,7 +64,7 @@ def ordinals(path: Path) -> list[int | None]:
 
 def test_nothing_is_on_disk_before_the_first_append(path: Path) -> None:
     opened = recorder(path, start=start())
-    assert (opened.exists, opened.position) == (False, Position(None, 0))
+    assert (opened.end, opened.position) == (0, Position(None, 0))
     opened.close()
     assert list(path.parent.iterdir()) == []
 
@@ -228,8 +229,8 @@ OTHERS = {
     "another payload": items(1, 3),
     "fewer": items(1),
     "more": items(1, 2, 3),
-    "another type": [item(1), item(2)._replace(body=item(2).body.replace(b"event_msg", b"response_item"))],
-    "other metadata": [item(1), item(2)._replace(body=item(2).body + b',"metadata":{}')],
+    "another type": [item(1), replace(item(2), body=item(2).body.replace(b"event_msg", b"response_item"))],
+    "other metadata": [item(1), replace(item(2), body=item(2).body + b',"metadata":{}')],
 }
 
 
@@ -837,7 +838,7 @@ def test_whoever_waits_for_a_sync_that_fails_is_told_even_when_the_file_is_opene
     assert gate.waiting.acquire(timeout=30)
     with opened._mutex:  # as if the second had been written, and were about to wait
         opened._write(items(2), 0, None)
-        target, cuts = opened._end, len(opened._cuts)
+        target, cuts = opened.end, len(opened._cuts)
     gate.error = errno.EIO
     gate.open.set()
     first[0].join()
@@ -856,7 +857,7 @@ def test_a_record_whose_sync_was_shared_outlives_the_failure_of_the_next_write(
     opened, _, _ = gated
     with opened._mutex:
         opened._write(items(1), 0, None)
-        target, cuts = opened._end, len(opened._cuts)
+        target, cuts = opened.end, len(opened._cuts)
     opened.append(items(2))
     opened._poison = ("written", OSError(errno.EIO, "made up"))
     opened.append(items(3))
