@@ -530,6 +530,7 @@ class Engine:
         self.goals = Goals(parts, self._writers, fresh, self._facts, journal)
         self._background = Background(
             {"tend": self._tend, "sides": self._sides.tend, "logs": self._log_table.tend},
+            lambda: self._counters.appends,
             interval_s=options.background_scan_s,
             clock=clock,
         )

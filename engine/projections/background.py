@@ -3,7 +3,8 @@
 A chore is a function that is given `rest` and calls it after each bounded piece of its work; `rest` sleeps `REST_SHARE`
 times as long as the piece took, and answers whether it is time to stop. Chores run once a moment after the open, so that
 the first question need not share the processor with them, and again every `interval_s`. The thread holds nothing while it
-rests, so an append, a query or a back-fill never waits for more than one piece. A chore that fails is counted, told by
+rests, so an append, a query or a back-fill never waits for more than one piece. While appends come without a rest the next
+piece waits for their end, in each round for at most as long as rounds are apart. A chore that fails is counted, told by
 `status`, and run again the next time; closing ends it at its next rest. A forked child has no such thread.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from engine.clock import Clock
 from engine.errors import StoreBusy
+from engine.projections.breath import give_way
 
 Chore = Callable[[Callable[[], bool]], None]
 
@@ -26,6 +28,10 @@ REST_S_MAX = 2.0
 
 FIRST_AFTER_S = 0.3
 """How long after the open the first round begins, unless it is asked for: a little longer than a list may look at files."""
+
+LOOK_S = 0.02
+APPENDS_A_SECOND = 200
+"""As many are writers that do nothing else; whether they still do is looked at so often."""
 
 CLOSE_WAIT_S = 1.0
 """How long closing waits for the piece under way. One that takes longer (a very large rollout) ends by itself, unwritten."""
@@ -42,14 +48,19 @@ class BackgroundCounters:
 class Background:
     """The thread of one engine. `last_error` is what the last failure said, None where the last round had none."""
 
-    def __init__(self, chores: Mapping[str, Chore], *, interval_s: float, clock: Clock) -> None:
+    def __init__(
+        self, chores: Mapping[str, Chore], appends: Callable[[], int], *, interval_s: float, clock: Clock
+    ) -> None:
+        """`appends` tells how many there were in this process."""
         self._chores = chores
+        self._appends = appends
         self._interval_s = interval_s
         self._clock = clock
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._piece_begun_s = 0.0
+        self._patience_s = 0.0
         self.counters = BackgroundCounters()
         self.last_error: str | None = None
 
@@ -71,9 +82,12 @@ class Background:
             self._thread.join(CLOSE_WAIT_S)
 
     def _run(self) -> None:
+        give_way(self._clock)
         self._wake.wait(FIRST_AFTER_S)
         self._wake.clear()
         while not self._stop.is_set():
+            self._patience_s = self._interval_s
+            self._sleep(LOOK_S)
             errors = [error for name, chore in self._chores.items() if (error := self._failure_of(name, chore))]
             self.last_error = errors[-1] if errors else None
             # Engines that were opened together look at the home at different times.
@@ -98,6 +112,17 @@ class Background:
 
     def _rest(self) -> bool:
         worked_s = self._clock.elapsed_s() - self._piece_begun_s
-        stopped = self._stop.wait(min(max(worked_s * REST_SHARE, REST_S_MIN), REST_S_MAX))
+        stopped = self._sleep(min(max(worked_s * REST_SHARE, REST_S_MIN), REST_S_MAX))
         self._piece_begun_s = self._clock.elapsed_s()
         return stopped
+
+    def _sleep(self, seconds: float) -> bool:
+        """Rest for so long, and on while appends come without a rest; whether it is time to stop."""
+        while True:
+            before = self._appends()
+            if self._stop.wait(seconds):
+                return True
+            if self._patience_s <= 0 or self._appends() - before < seconds * APPENDS_A_SECOND:
+                return False
+            seconds = LOOK_S
+            self._patience_s -= LOOK_S

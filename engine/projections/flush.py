@@ -20,6 +20,7 @@ from engine.clock import Clock
 from engine.errors import EngineError
 from engine.events.kinds import above
 from engine.options import Options
+from engine.projections.breath import give_way
 from engine.projections.projection import Projection
 from engine.projections.runner import Runner, Stale
 from engine.projections.sides import Sides
@@ -182,6 +183,7 @@ class Flush:
 
     def _run(self) -> None:
         """Flush some time after an append, once for all that came meanwhile."""
+        give_way(self._clock)
         while True:
             self._wake.wait()
             if self._closing.wait(self._options.flush_delay_ms / 1000):

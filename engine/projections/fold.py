@@ -22,6 +22,7 @@ from engine.events.kinds import above
 from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode, decode_as, kind_of, time_ms
 from engine.events.skim import Hit, Skim, canonical_ordinal, canonical_time, is_canonical
 from engine.options import Options
+from engine.projections.breath import breathe
 from engine.projections.projection import Piece, Place, Projection, Stream
 from engine.stores.digests import BLOCK_BYTES, Chain, tail_digest
 from engine.stores.files import FileStat
@@ -199,6 +200,7 @@ class _Run:
             else:
                 self._take_lines(block)
             self._offset = block.offset + block.length
+            breathe()
             if self._piece_bytes is not None and self._offset - start >= self._piece_bytes and block.terminated:
                 finished = False
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 import engine
 from engine.errors import StoreBusy
 from engine.options import Options
-from engine.projections.background import FIRST_AFTER_S, REST_S_MAX, REST_SHARE, Background, Chore
+from engine.projections.background import FIRST_AFTER_S, LOOK_S, REST_S_MAX, REST_SHARE, Background, Chore
 from engine.projections.runner import Runner
 from engine.projections.sides import Sides
 from engine.projections.threads import Threads
@@ -70,6 +70,7 @@ def running(
 ) -> Iterator[Background]:
     background = Background(
         {f"chore {number}": chore for number, chore in enumerate(chores)},
+        lambda: 0,
         interval_s=interval_s,
         clock=clock or ManualClock(),
     )
@@ -88,17 +89,61 @@ def test_it_rests_many_times_as_long_as_it_works_and_never_for_long(monkeypatch:
             clock.advance(ms)
             rest()
 
-    background = Background({"a": chore}, interval_s=1, clock=clock)
+    background = Background({"a": chore}, lambda: 0, interval_s=1, clock=clock)
     monkeypatch.setattr(background._stop, "wait", rested.append)
     monkeypatch.setattr(background._wake, "wait", lambda s: background._stop.set() if s != FIRST_AFTER_S else None)
     background._run()
-    assert rested[:3] == pytest.approx([0.01 * REST_SHARE, 0.1 * REST_SHARE, REST_S_MAX])
+    assert rested[:4] == pytest.approx([LOOK_S, 0.01 * REST_SHARE, 0.1 * REST_SHARE, REST_S_MAX])
+
+
+def round_beside(appends_a_look: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What one round does beside a writer that appends so often while it rests or looks; and for ever as the last says."""
+    seen: list[str] = []
+    appends = [0]
+    left = list(appends_a_look)
+
+    def wait(seconds: float) -> bool:
+        seen.append("look" if seconds == LOOK_S else "rest")
+        appends[0] += left.pop(0) if len(left) > 1 else left[0]
+        return False
+
+    def chore(rest: Callable[[], bool]) -> None:
+        seen.append("piece")
+        rest()
+        seen.append("piece")
+
+    background = Background({"a": chore}, lambda: appends[0], interval_s=1, clock=ManualClock())
+    monkeypatch.setattr(background._stop, "wait", wait)
+    monkeypatch.setattr(background._wake, "wait", lambda s: background._stop.set() if s != FIRST_AFTER_S else None)
+    background._run()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("appends_a_look", "expected"),
+    [
+        ([0], "look piece rest piece"),
+        ([9, 9, 0], "look look look piece rest piece"),
+        ([3], "look piece rest look piece"),  # that is a rest of 2 ms, and then 150 a second
+        ([0, 9, 9, 0], "look piece rest look look piece"),
+    ],
+)
+def test_it_lets_appends_that_come_without_a_rest_go_first(
+    appends_a_look: list[int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert " ".join(round_beside(appends_a_look, monkeypatch)) == expected
+
+
+def test_a_writer_that_never_rests_keeps_it_for_one_interval_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = round_beside([9], monkeypatch)
+    assert seen[-3:] == ["piece", "rest", "piece"]
+    assert len(seen) == pytest.approx(1 / LOOK_S + 4, abs=1)
 
 
 def test_the_first_round_leaves_a_moment_to_the_first_question(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
     waits: list[tuple[float, int]] = []
-    background = Background({"a": lambda _: done.append(1)}, interval_s=10, clock=ManualClock())
+    background = Background({"a": lambda _: done.append(1)}, lambda: 0, interval_s=10, clock=ManualClock())
 
     def wait(seconds: float) -> None:
         waits.append((seconds, len(done)))
