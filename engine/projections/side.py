@@ -117,7 +117,8 @@ class Side:
         """Held by the one thread that folds."""
         self._partial: Partial | None = _NOTHING_YET
         self._noting = threading.Lock()
-        self._noted: set[str] = set()
+        self.noted: set[str] = set()
+        """Streams that moved since the last answer; `note` adds to it."""
         self._is_lost = False
         """Whether what is known of the files does not count any more."""
         self._owes_scrub = False
@@ -147,8 +148,8 @@ class Side:
 
     def note(self, path: str) -> None:
         """An append to this stream was acknowledged, or its file moved: the next answer folds it first, or forgets it."""
-        if len(self._noted) < _NOTED_MAX:
-            self._noted.add(path)  # at once, without a mutex: every append comes by here
+        if len(self.noted) < _NOTED_MAX:
+            self.noted.add(path)
         else:
             self.look_anew()
 
@@ -465,8 +466,8 @@ class Side:
 
     def _fold(self, opened: _Open, is_late: Callable[[], bool], budget_ms: int | None, *, anew: bool) -> Partial | None:
         """Fold what this process wrote, then what a look at the files finds."""
-        noted = sorted(self._noted)
-        self._noted.difference_update(noted)  # an append that notes one again in between is folded with it
+        noted = sorted(self.noted)
+        self.noted.difference_update(noted)  # without a mutex: one that is noted again in between is folded with it
         with self._noting:
             is_lost, self._is_lost = self._is_lost, False
         if is_lost:

@@ -39,7 +39,8 @@ class Sides:
     def note(self, path: str) -> None:
         """An append to this stream was acknowledged, or its file came, went or moved."""
         for side in self._sides:
-            side.note(path)
+            if path not in side.noted:  # most appends follow one to the same stream
+                side.note(path)
 
     def fill(self, show: Show, pool: Pool, *, rebuild: bool = False) -> None:
         """Bring each up to date with every rollout, with `rebuild` anew; raises nothing that one of them met."""

@@ -188,7 +188,8 @@ class Recorder:
         `ForkedEngine`, and `RolloutUnusable` where the ordinals are used up.
         """
         synced = (durability or self._durability) == "durable"
-        self._ready()
+        if self._poison is not None or len(self._unsynced) > UNSYNCED_BYTES_MAX or os.getpid() != self._pid:
+            self._ready()
         first = 0
         with self._mutex:
             self._check()
@@ -198,7 +199,8 @@ class Recorder:
                 raise self._stale(expected)
             if first < len(items):
                 self._write(items, first, key)
-            target, position, cuts = self.end, self._position(), len(self._cuts)
+            target, cuts = self.end, len(self._cuts)
+            position = _new_tuple(Position, (self._next - 1 if self._next and target else None, target))
             if not synced:
                 self._acknowledged = target
         if synced:
