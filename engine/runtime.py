@@ -15,13 +15,6 @@ from typing import TYPE_CHECKING, Self
 
 from engine import __version__
 from engine.agents import Agents
-from engine.audit.compare import Auditor
-from engine.audit.findings import AuditReport
-from engine.audit.foreign import CodexAuditor, CodexReport
-from engine.audit.foreign_why import Explanation, explain
-from engine.audit.parts import AuditParts
-from engine.audit.plan import Plan
-from engine.audit.repair import Repairer, RepairParts, RepairReport
 from engine.bundle import Bundler
 from engine.clock import Clock, SystemClock
 from engine.decisions import Decisions
@@ -72,6 +65,13 @@ from engine.threads import Threads
 from engine.writers import Writers
 
 if TYPE_CHECKING:
+    from engine.audit.compare import Auditor
+    from engine.audit.findings import AuditReport
+    from engine.audit.foreign import CodexAuditor, CodexReport
+    from engine.audit.foreign_why import Explanation
+    from engine.audit.parts import AuditParts
+    from engine.audit.plan import Plan
+    from engine.audit.repair import Repairer, RepairReport
     from engine.device_keys import HomeKeys
     from engine.memories.service import Memories
 
@@ -220,6 +220,8 @@ class Engine:
 
     def explain_codex(self, thread_id: str) -> Explanation:
         """Why the Codex CLI lists a thread, or does not. Raises `InvalidRequest`, `ThreadNotFound`."""
+        from engine.audit.foreign_why import explain  # noqa: PLC0415 - see _audit_parts
+
         self._alive.check()
         return explain(self._codex.survey(), thread_id, self._files)
 
@@ -374,6 +376,50 @@ class Engine:
             self._database.close()
             self._close_jobs()
 
+    @cached_property
+    def _audit_parts(self) -> AuditParts:
+        from engine.audit.parts import AuditParts  # noqa: PLC0415 - a tenth of an import of everything, and few need it
+
+        return AuditParts(
+            self._home,
+            self._database,
+            self._jobs,
+            self._checker,
+            self._facts,
+            self._journal,
+            self._sides,
+            self._log_table,
+            self._options,
+            self._clock,
+            self._files,
+        )
+
+    @cached_property
+    def _auditor(self) -> Auditor:
+        from engine.audit.compare import Auditor  # noqa: PLC0415 - as above
+
+        return Auditor(self._audit_parts)
+
+    @cached_property
+    def _repairer(self) -> Repairer:
+        from engine.audit.repair import Repairer, RepairParts  # noqa: PLC0415 - as above
+
+        finish = {
+            thread_facts.ARCHIVE_BEGUN: self._writers.finish_archives,
+            thread_facts.ERASE_BEGUN: self._eraser.finish,
+            thread_facts.REDACTION_BEGUN: self._redactor.finish,
+            "trash": self._eraser.finish,
+        }
+        return Repairer(
+            RepairParts(self._audit_parts, self._auditor, self._runner, self._backfill, self._counters, finish)
+        )
+
+    @cached_property
+    def _codex(self) -> CodexAuditor:
+        from engine.audit.foreign import CodexAuditor  # noqa: PLC0415 - as above
+
+        return CodexAuditor(self._home, options=self._options, clock=self._clock, files=self._files)
+
     def _finish_what_was_begun(self) -> None:
         """Erasures, redactions and moves that a crash left half done; what cannot be finished now waits for the next open."""
         for finish in (self._eraser.finish, self._redactor.finish, self._writers.finish_archives):
@@ -473,7 +519,7 @@ class Engine:
         self._filling = Filling(home, self._leases, options=options, clock=clock, files=files)
         self._sides = Sides(self._side_parts, [*own_sides, history_rows, search_rows], self._filling)
         self._own_rows = readers(self._owned, own_sides, self._alive)
-        checker = Checker(home, options, files)
+        self._checker = checker = Checker(home, options, files)
         self._counters = Counters()
         self._flush = Flush(
             home, database, self._runner, BUILT_IN, self._sides, options=options, clock=clock, files=files
@@ -537,30 +583,6 @@ class Engine:
         index = TurnIndex(home, history_rows, history, self._background.wake, options=options, clock=clock, files=files)
         self.turns, self.items = Turns(index, self._alive), Items(index, self._alive)
         self._search = SearchIndex(home, search_rows, history, fresh, options=options, files=files)
-        audited = AuditParts(
-            home,
-            database,
-            self._jobs,
-            checker,
-            self._facts,
-            journal,
-            self._sides,
-            self._log_table,
-            options,
-            clock,
-            files,
-        )
-        self._auditor = Auditor(audited)
-        finish = {
-            thread_facts.ARCHIVE_BEGUN: self._writers.finish_archives,
-            thread_facts.ERASE_BEGUN: self._eraser.finish,
-            thread_facts.REDACTION_BEGUN: self._redactor.finish,
-            "trash": self._eraser.finish,
-        }
-        self._repairer = Repairer(
-            RepairParts(audited, self._auditor, self._runner, self._backfill, self._counters, finish)
-        )
-        self._codex = CodexAuditor(home, options=options, clock=clock, files=files)
 
 
 def _show_nothing(progress: Progress) -> None:
