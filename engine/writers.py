@@ -21,6 +21,7 @@ from engine.clock import timestamp_of
 from engine.decisions import Decisions
 from engine.errors import (
     AppendFailed,
+    EngineClosed,
     EngineError,
     ForeignRollout,
     InvalidRequest,
@@ -208,11 +209,13 @@ class Writers:
         """A new thread that goes on from this one: at its end, through a turn, or before one.
 
         A paginated thread is referred to, nothing is copied; a legacy one is copied up to the place. The goal as it is now
-        is the new thread's as well. Needs no lock of the source. Raises `InvalidRequest` for a turn that is not there or
-        still open, `LineageBroken`, `RolloutUnreadable`.
+        is the new thread's as well. Needs no lock of the source; one that is open here is synced before, since the new
+        thread lives on what is in it. Raises `InvalidRequest` for a turn that is not there or still open, `LineageBroken`,
+        `RolloutUnreadable`, and `AppendFailed` where the source cannot be synced.
         """
         self._check_writable()
         check_durability(durability)
+        self._sync(thread_id)
         row, found = self._history.find(thread_id)
         where = boundary(
             self._parts.home,
@@ -244,6 +247,13 @@ class Writers:
             child.close()
             raise
         return child
+
+    def _sync(self, thread_id: str) -> None:
+        with self._mutex:
+            threads = [thread for thread in self._open if thread.id == thread_id.lower()]
+        for thread in threads:
+            with contextlib.suppress(EngineClosed):
+                thread.sync()
 
     def _inherited_goal(self, parent_id: str, new: _New) -> list[Raw]:
         """What a fork's rollout says of the goal that it was given."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from engine.errors import StoreError
+from engine.projections.breath import awaited
 from engine.projections.catchup import CatchUp, Partial
 from engine.projections.facts import Facts
 from engine.projections.flush import Flush
@@ -41,7 +42,8 @@ class Fresh:
     ) -> tuple[_Answer, Partial | None]:
         """The answer in one snapshot, and how far the rows are; None where they cover every file.
 
-        With `thread_id` that thread is looked for even where the rows are far behind. Raises what the question raises,
+        With `thread_id` that thread is looked for even where the rows are far behind, or it came since the last look, so that
+        there is no answer (None). Raises what the question raises,
         `EngineClosed`, `ForkedEngine`, `StoreError`.
         """
         self._alive.check()
@@ -78,10 +80,17 @@ class Fresh:
         self._facts.forget()
 
     def _ask(self, question: Callable[[Transaction], _Answer], thread_id: str | None) -> tuple[_Answer, Partial | None]:
-        with self._database.waiting_at_most(QUERY_WAIT_MS):
-            partial = self._look(thread_id)
-        with self._database.read() as transaction:
-            return question(transaction), partial
+        with awaited():
+            with self._database.waiting_at_most(QUERY_WAIT_MS):
+                partial = self._look(thread_id)
+            with self._database.read() as transaction:
+                answer = question(transaction)
+            if answer is not None or thread_id is None or partial is not None:
+                return answer, partial
+            with self._database.waiting_at_most(QUERY_WAIT_MS), _or_older():
+                self._catch_up.look_for(thread_id)
+            with self._database.read() as transaction:
+                return question(transaction), partial
 
     def _look(self, thread_id: str | None) -> Partial | None:
         with _or_older():

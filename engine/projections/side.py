@@ -32,6 +32,7 @@ from engine.errors import (
 )
 from engine.options import Options
 from engine.projections import owed
+from engine.projections.breath import awaited
 from engine.projections.catchup import CatchUp, Partial
 from engine.projections.fold import Decode
 from engine.projections.owed import OWED
@@ -197,7 +198,8 @@ class Side:
     @contextlib.contextmanager
     def read(self, *, thread_id: str | None = None) -> Iterator[tuple[Transaction, Partial | None]]:
         """A read-only snapshot, after a bounded catch-up, and how far the rows are. Raises as `ask` does."""
-        partial = self._healed(lambda opened: self._look_for_answer(opened, thread_id))
+        with awaited():
+            partial = self._healed(lambda opened: self._look_for_answer(opened, thread_id))
         opened = self._ready()
         _check_failed(opened.runner.failed)
         with self._snapshot(opened) as transaction:

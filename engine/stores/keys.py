@@ -34,9 +34,10 @@ class _Batch:
 
     def __init__(self, places: int) -> None:
         self.places = places
-        self.digests: dict[int, bytes] = {}
+        self.digests: dict[int, tuple[bytes, int]] = {}
+        """By place, the content's, and the number of its record, counted from when the stream was opened."""
         self.last = 0
-        """The number of its last record, counted from when the stream was opened."""
+        """The number of its last record."""
 
 
 class Keys:
@@ -57,7 +58,7 @@ class Keys:
                 if batch is None or batch.places != keyed.places:
                     batch = _Batch(keyed.places)
                 self._batches[keyed.key] = batch
-                batch.digests[keyed.place] = keyed.digest
+                batch.digests[keyed.place] = keyed.digest, self.records
                 batch.last = self.records
         self._forget()
 
@@ -67,8 +68,9 @@ class Keys:
         batch = self._batches.get(key)
         if batch is None:
             return 0
+        oldest = self.records - RECORDS_KEPT
         if batch.places != len(items) or any(
-            digest != digest_of(items[place]) for place, digest in batch.digests.items()
+            number > oldest and digest != digest_of(items[place]) for place, (digest, number) in batch.digests.items()
         ):
             raise KeyConflict(f"The key {key!r} was used for other content.", hint="Use a new key for a new batch.")
         return max(batch.digests) + 1

@@ -441,6 +441,11 @@ class Recorder:
                     self._sync_folders(os.path.dirname(self._path))
             except OSError as error:
                 with self._mutex:
+                    if (
+                        self._acknowledged
+                    ):  # at once, so that nobody reads, or forks from, what the next append cuts off
+                        with contextlib.suppress(OSError):
+                            self._files.truncate(fd, self._acknowledged, op="recorder.undo")
                     raise self._poisoned("synced", error) from error
             with self._mutex:
                 del self._unsynced[: upto - self._synced]

@@ -25,6 +25,10 @@ def path_of(home: Path, thread_id: str) -> Path:
     return home / path
 
 
+def note(text: str) -> dict[str, Any]:
+    return {"type": "response_item", "payload": {"type": "web_search_call", "status": text}}
+
+
 def squeeze(home: Path, thread_id: str) -> None:
     """Compress a thread's rollout, as cold ones are."""
     path = str(path_of(home, thread_id).relative_to(home))
@@ -297,6 +301,22 @@ def test_what_a_fork_goes_on_from_is_synced_before_the_fork_is_there(tmp_path: P
         ops = [call.op for call in files.calls if call.name in ("sync", "link")]
         assert ops.index("fork.sync") < ops.index("recorder.link")
         assert files.paths("sync", op="fork.sync") == [str(path_of(home, parent.id))]
+
+
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut at once", "not even cut"])
+def test_what_was_not_acknowledged_is_not_part_of_a_fork(tmp_path: Path, *, is_cut: bool) -> None:
+    """Once it was, and the fork read what the next append put in its place."""
+    files = Faults()
+    with opened(tmp_path / "home", files=files) as e, e.threads.create(cwd="/") as parent:
+        say(parent, "a")
+        files.failing = {"recorder.sync": errno.EIO} | ({} if is_cut else {"recorder.undo": errno.EIO})
+        with pytest.raises(AppendFailed):
+            parent.append([note("b")])
+        files.failing.clear()
+        child = e.threads.fork(parent.id)
+        parent.append([note("c")])
+        notes = [[record.payload for record in each.read() if record.kind.endswith("call")] for each in (child, parent)]
+        assert notes == [[], [note("c")["payload"]]]
 
 
 def test_a_fork_needs_no_lock_of_its_source(tmp_path: Path) -> None:

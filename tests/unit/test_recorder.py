@@ -324,6 +324,18 @@ def test_a_batch_of_more_than_a_thousand_is_known_by_its_end(path: Path) -> None
     assert numbers(path) == list(range(1_500))
 
 
+def test_of_a_batch_of_more_than_a_thousand_the_last_thousand_count_whether_it_was_reopened_or_not(path: Path) -> None:
+    opened = recorder(path, start=start(), durability="buffered")
+    opened.append(items(*range(1_500)), key="k")
+    for _ in range(2):
+        assert opened.append(items(9, *range(1, 1_500)), key="k").records == 0
+        with pytest.raises(KeyConflict):
+            opened.append(items(*range(1_499), 9), key="k")
+        opened.close()
+        opened = recorder(path)
+    opened.close()
+
+
 @pytest.mark.parametrize("key", ["", "a#b", "half \ud800", "line\nbreak"])
 def test_what_cannot_be_a_key_is_refused(path: Path, key: str) -> None:
     opened = recorder(path, start=start())
@@ -634,6 +646,24 @@ def test_half_a_write_is_cut_off_at_once(path: Path) -> None:
     assert [call.op for call in files.struck] == ["recorder.write"] * 2
     assert path.read_bytes() == before
     opened.close()
+
+
+def test_what_failed_to_sync_is_cut_off_at_once(path: Path) -> None:
+    """Or a fork of the thread might go on from it, and read something else once the next append took its place."""
+    files = failing("sync", "recorder.sync")
+    opened = recorder(path, start=start(), files=files)
+    opened.append(items(1))
+    before = path.read_bytes()
+    opened.append(items(2), durability="buffered")
+    files.armed = True
+    with pytest.raises(AppendFailed):
+        opened.append(items(3))
+    assert numbers(path) == [1, 2]
+    assert path.read_bytes().startswith(before)
+    files.armed = False
+    opened.append(items(4))
+    opened.close()
+    assert numbers(path) == [1, 2, 4]
 
 
 def test_a_first_batch_that_failed_stays_where_somebody_else_wrote_behind_it(path: Path) -> None:

@@ -479,6 +479,21 @@ def test_a_thread_that_is_not_indexed_yet_is_found_by_its_name(tmp_path: Path) -
         assert row.name == "found"
 
 
+def test_a_thread_that_another_engine_made_just_now_is_found_though_the_files_were_looked_at(tmp_path: Path) -> None:
+    with opened(tmp_path / "home") as e, opened(tmp_path / "home") as other:
+        assert e.threads.list().threads == []
+        with other.threads.create(cwd="/") as thread:
+            say(thread, "a")
+            assert said(e.threads.read(thread.id)) == ["a"]
+        with other.threads.create(cwd="/") as thread:
+            say(thread, "b")
+            row = e.threads.get(thread.id)
+            assert row is not None
+            assert row.first_user_message == "b"
+            with pytest.raises(ThreadBusy):
+                e.threads.resume(thread.id)
+
+
 def test_recency_rises_with_a_turn_and_with_nothing_else(tmp_path: Path) -> None:
     clock = ManualClock()
     with opened(tmp_path / "home", clock) as e, e.threads.create(cwd="/") as thread:
