@@ -33,6 +33,9 @@ help:
 demo: $(USE)
 	@$(BIN)/rolloutdb demo
 
+# Hundreds of children import the engine: without its bytecode each compiles all of it anew.
+test soak: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(DEV)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not soak" $(ARGS)
 

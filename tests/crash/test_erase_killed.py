@@ -24,7 +24,7 @@ DRIVER = """
 import json, os, shutil, signal, sys
 template, folder, checkout, call, start_ms = sys.argv[1:6]
 sys.path.insert(0, checkout)
-import engine
+import engine, tests.preloaded
 from engine.stores.files import Files
 from engine.stores.link import Link
 from engine.stores.sqlite import Database

@@ -26,7 +26,7 @@ DRIVER = """
 import os, shutil, signal, sys
 template, folder, checkout, every = sys.argv[1:5]
 sys.path.insert(0, checkout)
-import engine
+import engine, tests.preloaded
 from engine.stores.files import Files
 from engine.stores.link import Link
 from engine.testing.files import RecordingFiles

@@ -26,7 +26,7 @@ DRIVER = """
 import os, shutil, signal, sys
 template, folder, checkout = sys.argv[1:4]
 sys.path.insert(0, checkout)
-import engine
+import engine, tests.preloaded
 from engine.options import Options
 from engine.stores.link import Link
 from engine.projections.search import Search
