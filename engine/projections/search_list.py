@@ -165,7 +165,7 @@ def _texts(
         where += ["words.rowid BETWEEN :low AND :high", f"texts.said_offset < {_SEGMENT_END}"]
     if within.threads is not None:
         where.append(f"rollouts.thread_id IN {_OF_THREADS}")
-    keys = _keys(query.sort, "texts.created_at_ms")
+    keys = _keys(query.sort, "texts.created_at_ms", 'texts."offset"')
     sql = f"""
         SELECT * FROM (
             SELECT {keys}, rollouts.rollout_id AS tie, texts."offset" AS place, texts.role,
@@ -199,7 +199,7 @@ def _names(
         where.append("names.named_at_ms < :until_ms")
     if within.threads is not None:
         where.append(f"names.thread_id IN {_OF_THREADS}")
-    keys = _keys(query.sort, "names.named_at_ms")
+    keys = _keys(query.sort, "names.named_at_ms", "0")
     sql = f"""
         SELECT * FROM (
             SELECT {keys}, names.thread_id AS tie, -1 AS place, names.named_at_ms
@@ -222,11 +222,12 @@ def _common(
     return ["words MATCH :match"], values
 
 
-def _keys(sort: SearchSort, time: str) -> str:
-    """What hits are ordered by: of equal ranks the newest first."""
+def _keys(sort: SearchSort, time: str, offset: str) -> str:
+    """What hits are ordered by: of equal ranks the newest first, and of one millisecond as they stand in their rollout."""
     if sort == "rank":
         return f"bm25(words) AS first, -coalesce({time}, 0) AS second"
-    return f"{'-' if sort == 'newest' else ''}coalesce({time}, 0) AS first, 0 AS second"
+    sign = "-" if sort == "newest" else ""
+    return f"{sign}coalesce({time}, 0) AS first, {sign}{offset} AS second"
 
 
 def _turn_of(transaction: Transaction, rollout: int, offset: int, turn: int | None) -> str | None:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import engine
+from engine.clock import Clock, SystemClock
 from engine.errors import InvalidCursor, InvalidRequest, StoreError, ThreadNotFound
 from engine.options import Options
-from engine.testing import HomePlan, make_home
+from engine.testing import HomePlan, ManualClock, make_home
 from tests.conversing import AT_MS, PARENT, THREAD, Lines, path_of
 from tests.indexing import written_home
 from tests.removing import CANARY, fork, holding, rollout_of, talk
@@ -314,8 +315,9 @@ def test_a_cursor_of_another_search_or_of_nothing_is_refused(tmp_path: Path) -> 
             e.search("doors", cursor=cursor)
 
 
-def test_pages_by_time_are_exact_while_messages_come(tmp_path: Path) -> None:
-    with opened(tmp_path / "home") as e:
+@pytest.mark.parametrize("clock", [SystemClock(), ManualClock()], ids=["as time goes", "within one millisecond"])
+def test_pages_by_time_are_exact_while_messages_come(tmp_path: Path, clock: Clock) -> None:
+    with opened(tmp_path / "home", clock=clock) as e:
         thread_id = talk(e, *(f"door {number}" for number in range(6)))
         page = e.search("door", roles=["user"], sort="newest", limit=2)
         assert said(page) == ["[door] 5", "[door] 4"]
