@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from engine.events.kinds import above
 from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode, decode_as, kind_of, time_ms
-from engine.events.skim import Hit, Skim, canonical_ordinal, canonical_time, is_canonical
+from engine.events.skim import Hit, Skim, canonical_envelope
 from engine.options import Options
 from engine.projections.projection import Piece, Place, Projection, Stream
 from engine.stores.digests import BLOCK_BYTES, Chain, tail_digest
@@ -413,9 +413,7 @@ def _envelope(data: bytes | bytearray, start: int, odd: dict[int, Record[Any]]) 
     """Timestamp and ordinal of the line that begins at `start`, None where it is no record."""
     if (record := odd.get(start)) is not None:
         return record.timestamp, record.ordinal
-    if is_canonical(data, start, len(data)):
-        return canonical_time(data, start), canonical_ordinal(data, start)
-    return None
+    return canonical_envelope(data, start, len(data))
 
 
 def _is_readable(projection: Projection, mark: Watermark) -> bool:
