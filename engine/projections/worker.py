@@ -9,10 +9,11 @@ of its input. It is started anew (never forked), so it shares no lock, no connec
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import IO
 
 import msgspec
@@ -23,7 +24,7 @@ from engine.events.record import decode_as
 from engine.options import Options
 from engine.projections.fold import Decode, Folded, Folder
 from engine.projections.projection import Projection, Stream
-from engine.projections.registry import BUILT_IN, INDEXES
+from engine.projections.registry import BUILT_IN
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate, parse_path
 from engine.stores.rollouts import open_source
@@ -171,26 +172,29 @@ def main() -> None:
         set_aside_bytes_max=setup.set_aside_bytes_max,
     )
     home, files = Home(os.fsdecode(setup.home), None), Files()
-    hands = {
-        **dict.fromkeys([each.name for each in BUILT_IN], Hand(home, BUILT_IN, options, files)),
-        **dict.fromkeys(
-            [each.name for each in INDEXES], Hand(home, INDEXES, options, files, piece_bytes=setup.piece_bytes)
-        ),
-    }
+    threads = Hand(home, BUILT_IN, options, files)
+
+    @functools.cache
+    def indexes() -> Hand:
+        from engine.projections.indexes import INDEXES  # noqa: PLC0415 - a third of what a worker would load for threads
+
+        return Hand(home, INDEXES, options, files, piece_bytes=setup.piece_bytes)
+
+    own = {each.name for each in BUILT_IN}
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[Job])
     gc.freeze()
     gc.set_threshold(100_000)  # a fold makes no cycles, so looking for them as often as usual finds nothing
     while (frame := read_frame(incoming)) is not None:
-        for answers in _answers(hands, decoder.decode(frame)):
+        for answers in _answers(lambda name: threads if name in own else indexes(), decoder.decode(frame)):
             write_frame(outgoing, encoder.encode(answers))
         write_frame(outgoing, encoder.encode([]))
 
 
-def _answers(hands: Mapping[str, Hand], jobs: Sequence[Job]) -> Iterator[list[Done]]:
+def _answers(hand_of: Callable[[str], Hand], jobs: Sequence[Job]) -> Iterator[list[Done]]:
     """What became of all jobs, in order; a piece of a long stream is not kept until there are others."""
     answers: list[Done] = []
     for job in jobs:
-        for done in hands[job.of[0]].pieces(job):
+        for done in hand_of(job.of[0]).pieces(job):
             answers.append(done)
             if not done.is_whole:
                 yield answers
