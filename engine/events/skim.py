@@ -19,11 +19,11 @@ from typing import NamedTuple
 from engine.events.kinds import ALIASES, ITEM_COMPLETED, TAGGED_TYPES
 
 _HEAD_FORM = rb'\{"timestamp":"%s"(?:,"ordinal":%s)?,"type":"'
-_TIME = rb'[^"\n]{24}'
 _ORDINAL = rb"[0-9]{1,18}"
 """A longer number may be beyond what an ordinal can be; such a line is decoded."""
-_HEAD = _HEAD_FORM % (_TIME, _ORDINAL)
-_ITEM_PATTERN = rb',"thread_id":"[^"\n]{36}","turn_id":"[^"\n]{36}","item":\{"type":"'
+_HEAD = _HEAD_FORM % (rb'[^"]{24}', _ORDINAL)
+_ITEM_PATTERN = rb',"thread_id":"[^"]{36}","turn_id":"[^"]{36}","item":\{"type":"'
+"""These match within one line alone: to rule out a newline as well would cost a fifth of the skim."""
 _BLANK = b" \t\r\n"
 
 
@@ -151,7 +151,7 @@ def _any_of(patterns: Sequence[bytes]) -> bytes:
     return b"(?:" + b"|".join(patterns) + b")"
 
 
-_envelope = re.compile(_HEAD_FORM % (b"(" + _TIME + b")", b"(" + _ORDINAL + b")")).match
+_envelope = re.compile(_HEAD_FORM % (rb'([^"\n]{24})', b"(" + _ORDINAL + b")")).match
 
 
 def canonical_envelope(block: bytes | bytearray, start: int, end: int) -> tuple[str, int | None] | None:
