@@ -136,7 +136,8 @@ class Folder:
         if names not in self._plans:
             always = _by_kind([fold.projection.kinds for fold in folds])
             newest = _by_kind([fold.projection.latest for fold in folds])
-            self._plans[names] = _Plan(Skim(always, frozenset(newest) - frozenset(always)), always, newest, {})
+            skim = Skim(always, frozenset(newest) - frozenset(always))
+            self._plans[names] = _Plan(skim, always, newest, sum(map(len, newest.values())), {})
         return self._plans[names]
 
 
@@ -146,6 +147,8 @@ class _Plan(NamedTuple):
     skim: Skim
     always: dict[str, list[int]]
     newest: dict[str, list[int]]
+    newest_wanted: int
+    """How many records of kinds of which only the newest counts have their effect, at most."""
     askers: dict[tuple[bool, str], list[int]]
     """What was worked out of these, by whether it is of `always`, and kind."""
 
@@ -312,9 +315,8 @@ class _Run:
         names it.
         """
         done: set[tuple[str, str]] = set()
-        waiting = sum(len(fold.projection.latest) for fold in self._folds)
         for hit in reversed(hits):
-            if len(done) == waiting or hit.kind is None:
+            if len(done) == self._plan.newest_wanted or hit.kind is None:
                 return
             askers = self._askers(hit.kind, self._newest)
             askers = [fold for fold in askers if (fold.projection.name, hit.kind) not in done]
@@ -326,13 +328,13 @@ class _Run:
                     if fold.projection.apply(fold.state, record, hit.kind, block.offset + hit.start):
                         done.add((fold.projection.name, hit.kind))
 
-    def _askers(self, kind: str, asked: dict[str, list[int]]) -> list[_Fold]:
+    def _askers(self, kind: str, asked: dict[str, list[int]]) -> Sequence[_Fold]:
         """Who asked for this kind, or for one above it."""
         places = self._plan.askers.get((asked is self._always, kind))
         if places is None:
             places = sorted({place for each in (kind, *above(kind)) for place in asked.get(each, [])})
             self._plan.askers[asked is self._always, kind] = places
-        return [self._folds[place] for place in places]
+        return self._folds if len(places) == len(self._folds) else [self._folds[place] for place in places]
 
     def _note_times(self, data: bytes | bytearray, end: int, odd: dict[int, Record[Any]]) -> None:
         """The times of the first and the last record, and the last one's ordinal."""
