@@ -180,14 +180,22 @@ def main() -> None:
 
         return Hand(home, INDEXES, options, files, piece_bytes=setup.piece_bytes)
 
+    def hand_of(name: str) -> Hand:
+        return threads if name in own else indexes()
+
     own = {each.name for each in BUILT_IN}
-    encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[Job])
+    decoder = msgspec.msgpack.Decoder(list[Job])
     gc.freeze()
-    gc.set_threshold(100_000)  # a fold makes no cycles, so looking for them as often as usual finds nothing
+    gc.disable()  # a look for cycles goes through all answers that were not sent yet, and a fold makes none
     while (frame := read_frame(incoming)) is not None:
-        for answers in _answers(lambda name: threads if name in own else indexes(), decoder.decode(frame)):
-            write_frame(outgoing, encoder.encode(answers))
-        write_frame(outgoing, encoder.encode([]))
+        _answer(outgoing, hand_of, decoder.decode(frame))
+        gc.collect()  # but an error may leave one behind
+
+
+def _answer(outgoing: IO[bytes], hand_of: Callable[[str], Hand], jobs: Sequence[Job]) -> None:
+    for answers in _answers(hand_of, jobs):
+        write_frame(outgoing, msgspec.msgpack.encode(answers))
+    write_frame(outgoing, msgspec.msgpack.encode([]))
 
 
 def _answers(hand_of: Callable[[str], Hand], jobs: Sequence[Job]) -> Iterator[list[Done]]:
