@@ -300,9 +300,11 @@ class _Run:
         except Rejected as rejected:
             self._set_aside(askers, offset, line, hit.kind, rejected.reason)
             return
+        place: Place | None = None
         for fold in askers:
             if fold.place is not None:
-                fold.place(fold.state, Place(offset, hit.end - hit.start, before))
+                place = place or Place(offset, hit.end - hit.start, before)
+                fold.place(fold.state, place)
             try:
                 fold.projection.apply(fold.state, record, hit.kind, offset)
             except ValueError as error:
