@@ -303,6 +303,15 @@ def test_an_item_that_was_asked_for_by_name_is_told_by_its_head_and_all_others_a
     assert [hit.kind for hit in one.hits] == ["event_msg.item_completed.Plan"] * 2
 
 
+def test_an_item_of_a_kind_of_which_the_newest_counts_is_told_apart():
+    """It was handed out among those that always count, for which nobody had asked, and so it was lost."""
+    head = f'{{"timestamp":"{TIME}","type":"event_msg","payload":{{"type":"item_completed","thread_id":"{UUID}"'
+    line = f'{head},"turn_id":"{UUID}","item":{{"type":"Plan","id":"1"}}}}}}\n'.encode()
+    skimmed = Skim({"turn_context"}, {"event_msg.item_completed.Plan"}).scan(line, 0, len(line))
+    assert skimmed.hits == []
+    assert [hit.kind for hit in skimmed.latest] == ["event_msg.item_completed.Plan"]
+
+
 def test_a_hit_knows_how_many_lines_were_told_by_their_head_before_it():
     made = list(rollout_lines(seed=1, size=60_000))
     block = b"".join([*made[:5], b"garbage\n", *made[5:]])
