@@ -36,7 +36,7 @@ Decode = Callable[..., Record[Any]]
 """`decode_as` or `decode_plain`."""
 
 
-class SetAside(Struct, frozen=True, array_like=True):
+class SetAside(Struct, frozen=True, array_like=True, gc=False):
     """A record that could not be applied. `data` is its first bytes, bounded by `set_aside_bytes_max`."""
 
     offset: int
@@ -46,7 +46,7 @@ class SetAside(Struct, frozen=True, array_like=True):
     data: bytes
 
 
-class Folded(Struct, frozen=True, array_like=True):
+class Folded(Struct, frozen=True, array_like=True, gc=False):
     """What a fold of one stream for one projection came to.
 
     `anew` tells that nothing before counted (first fold, newer version, other history): rows and set-aside records are

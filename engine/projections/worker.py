@@ -41,7 +41,11 @@ class Setup(Struct, frozen=True):
     piece_bytes: int
 
 
-class Job(Struct, frozen=True, array_like=True):
+# Jobs and answers hold no cycles, and a back-fill has so many that looking for some costs a tenth of what writing does:
+# so they, and what they are made of, are out of the collector's sight (`gc=False`).
+
+
+class Job(Struct, frozen=True, array_like=True, gc=False):
     """One stream to be caught up for the projections `of`, from where they stand; `anew` folds from the beginning."""
 
     path: str
@@ -52,7 +56,7 @@ class Job(Struct, frozen=True, array_like=True):
     anew: bool = False
 
 
-class Done(Struct, frozen=True, array_like=True):
+class Done(Struct, frozen=True, array_like=True, gc=False):
     """What became of a job: folded, or failed with a reason; neither where the file is no longer there."""
 
     path: str
