@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import platform
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypedDict
 
 import apsw
@@ -39,6 +41,14 @@ def machine() -> dict[str, object]:
         "sqlite": apsw.sqlite_lib_version(),
         "rolloutdb": engine.__version__,
     }
+
+
+def compile_engine() -> None:
+    """Leave the modules compiled, as an installer does: of a checkout every process may else compile them anew."""
+    import engine
+
+    assert engine.__file__ is not None
+    compileall.compile_dir(Path(engine.__file__).parent, quiet=2)
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from _machine import Spread, machine
+from _machine import Spread, compile_engine, machine
 
 FORMAT = 1
 
@@ -46,7 +46,10 @@ class Report:
 
 
 def arguments(about: str | None, **more: Mapping[str, Any]) -> argparse.Namespace:
-    """The options that every benchmark takes, and `more` of its own (an option's name to what argparse wants to know)."""
+    """The options that every benchmark takes, and `more` of its own (an option's name to what argparse wants to know).
+
+    What is measured is compiled then.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, how in more.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **how)
@@ -55,6 +58,7 @@ def arguments(about: str | None, **more: Mapping[str, Any]) -> argparse.Namespac
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     asked = parser.parse_args()
+    compile_engine()
     asked.rounds = asked.rounds or (2 if asked.quick else 5)
     asked.mode = "quick" if asked.quick else "full"
     return asked

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from engine.events.kinds import KNOWN
 from engine.events.payloads import TYPED
 from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode_as, is_utf8, kind_of
-from engine.events.skim import canonical_ordinal, is_canonical
+from engine.events.skim import canonical_envelope
 from engine.options import Options
 from engine.stores.rollouts import TOO_LONG, Block, Damage, Located, Source, blocks, judge, line_of
 
@@ -84,11 +84,11 @@ def _look_by_sight(block: Block, lines: Lines, numbers: _Numbers) -> None:
         if (
             not suspicious
             and lines.records
-            and is_canonical(data, start, stop)
+            and (told := canonical_envelope(data, start, stop)) is not None
             and data[stop - 1 : stop] in (b"}", b"\r")
         ):
             lines.records += 1
-            numbers.take(block.offset + start, canonical_ordinal(data, start))
+            numbers.take(block.offset + start, told[1])
         else:
             _take(block, start, stop, lines, numbers)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
@@ -33,7 +33,7 @@ _CHECK_BYTES = 1024 * 1024
 _GLUE = b'}{"timestamp":"'
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
+_DAY_MS = 24 * 60 * 60 * 1000
 
 
 class Record(Struct, Generic[P]):
@@ -199,7 +199,8 @@ def time_ms(text: str | None) -> int | None:
     try:
         when = datetime.fromisoformat(text)
         # Whole numbers throughout: a float of seconds cannot hold every millisecond.
-        return ((when if when.tzinfo is not None else when.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
+        since = (when if when.tzinfo is not None else when.replace(tzinfo=UTC)) - _EPOCH
+        return since.days * _DAY_MS + since.seconds * 1000 + since.microseconds // 1000
     except (ValueError, OverflowError):
         return None
 

@@ -24,8 +24,8 @@ from engine.clock import Clock
 from engine.errors import EngineError, LeaseLost, StoreError
 from engine.options import Options
 from engine.projections.backfill import HEARTBEATS_A_LEASE, Failure, Progress
+from engine.projections.indexes import INDEXES
 from engine.projections.pool import Pool
-from engine.projections.registry import INDEXES
 from engine.projections.runner import Scan
 from engine.projections.side import Side
 from engine.projections.side_runner import Piece

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from engine.events.kinds import above
 from engine.events.record import BYTE_ORDER_MARK, Record, Rejected, decode, decode_as, kind_of, time_ms
-from engine.events.skim import Hit, Skim, canonical_ordinal, canonical_time, is_canonical
+from engine.events.skim import Hit, Skim, canonical_envelope
 from engine.options import Options
 from engine.projections.breath import breathe
 from engine.projections.projection import Piece, Place, Projection, Stream
@@ -37,7 +37,7 @@ Decode = Callable[..., Record[Any]]
 """`decode_as` or `decode_plain`."""
 
 
-class SetAside(Struct, frozen=True, array_like=True):
+class SetAside(Struct, frozen=True, array_like=True, gc=False):
     """A record that could not be applied. `data` is its first bytes, bounded by `set_aside_bytes_max`."""
 
     offset: int
@@ -47,7 +47,7 @@ class SetAside(Struct, frozen=True, array_like=True):
     data: bytes
 
 
-class Folded(Struct, frozen=True, array_like=True):
+class Folded(Struct, frozen=True, array_like=True, gc=False):
     """What a fold of one stream for one projection came to.
 
     `anew` tells that nothing before counted (first fold, newer version, other history): rows and set-aside records are
@@ -137,7 +137,8 @@ class Folder:
         if names not in self._plans:
             always = _by_kind([fold.projection.kinds for fold in folds])
             newest = _by_kind([fold.projection.latest for fold in folds])
-            self._plans[names] = _Plan(Skim(always, frozenset(newest) - frozenset(always)), always, newest, {})
+            skim = Skim(always, frozenset(newest) - frozenset(always))
+            self._plans[names] = _Plan(skim, always, newest, sum(map(len, newest.values())), {})
         return self._plans[names]
 
 
@@ -147,6 +148,8 @@ class _Plan(NamedTuple):
     skim: Skim
     always: dict[str, list[int]]
     newest: dict[str, list[int]]
+    newest_wanted: int
+    """How many records of kinds of which only the newest counts have their effect, at most."""
     askers: dict[tuple[bool, str], list[int]]
     """What was worked out of these, by whether it is of `always`, and kind."""
 
@@ -299,9 +302,11 @@ class _Run:
         except Rejected as rejected:
             self._set_aside(askers, offset, line, hit.kind, rejected.reason)
             return
+        place: Place | None = None
         for fold in askers:
             if fold.place is not None:
-                fold.place(fold.state, Place(offset, hit.end - hit.start, before))
+                place = place or Place(offset, hit.end - hit.start, before)
+                fold.place(fold.state, place)
             try:
                 fold.projection.apply(fold.state, record, hit.kind, offset)
             except ValueError as error:
@@ -314,9 +319,8 @@ class _Run:
         names it.
         """
         done: set[tuple[str, str]] = set()
-        waiting = sum(len(fold.projection.latest) for fold in self._folds)
         for hit in reversed(hits):
-            if len(done) == waiting or hit.kind is None:
+            if len(done) == self._plan.newest_wanted or hit.kind is None:
                 return
             askers = self._askers(hit.kind, self._newest)
             askers = [fold for fold in askers if (fold.projection.name, hit.kind) not in done]
@@ -328,13 +332,13 @@ class _Run:
                     if fold.projection.apply(fold.state, record, hit.kind, block.offset + hit.start):
                         done.add((fold.projection.name, hit.kind))
 
-    def _askers(self, kind: str, asked: dict[str, list[int]]) -> list[_Fold]:
+    def _askers(self, kind: str, asked: dict[str, list[int]]) -> Sequence[_Fold]:
         """Who asked for this kind, or for one above it."""
         places = self._plan.askers.get((asked is self._always, kind))
         if places is None:
             places = sorted({place for each in (kind, *above(kind)) for place in asked.get(each, [])})
             self._plan.askers[asked is self._always, kind] = places
-        return [self._folds[place] for place in places]
+        return self._folds if len(places) == len(self._folds) else [self._folds[place] for place in places]
 
     def _note_times(self, data: bytes | bytearray, end: int, odd: dict[int, Record[Any]]) -> None:
         """The times of the first and the last record, and the last one's ordinal."""
@@ -415,9 +419,7 @@ def _envelope(data: bytes | bytearray, start: int, odd: dict[int, Record[Any]]) 
     """Timestamp and ordinal of the line that begins at `start`, None where it is no record."""
     if (record := odd.get(start)) is not None:
         return record.timestamp, record.ordinal
-    if is_canonical(data, start, len(data)):
-        return canonical_time(data, start), canonical_ordinal(data, start)
-    return None
+    return canonical_envelope(data, start, len(data))
 
 
 def _is_readable(projection: Projection, mark: Watermark) -> bool:

@@ -344,9 +344,11 @@ class Runner:
             if isinstance(projection, Threads):
                 projection.rechoose(transaction, paths)
 
-    def _is_gone(self, path: str) -> bool:
+    def _is_gone(self, path: str, *, compressed: bool = False) -> bool:
+        """Whether it is nowhere; most stand where they stood, and one look is enough."""
         try:
-            return locate(self._home, path, self._files) is None
+            here = self._home.absolute(path, compressed=compressed)
+            return self._files.stat(here, op="layout.locate") is None and locate(self._home, path, self._files) is None
         except OSError:
             return False  # its folder cannot be read: nothing is known about it
 
@@ -384,7 +386,7 @@ class Runner:
                         continue
                     if now == jobs[each.path].marks.get(folded.projection):
                         # A stream that was erased while it was folded has no watermark either; its file went before.
-                        if now is not None or not self._is_gone(each.path):
+                        if now is not None or not self._is_gone(each.path, compressed=folded.compressed):
                             accepted.append(folded)
                     elif now != folded.mark:
                         lost.add(each.path)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from engine.errors import StoreBusy, StoreFull, StoreReadOnly
 from engine.events.record import decode_as
 from engine.options import Options
-from engine.projections import registry
+from engine.projections import indexes
 from engine.projections.catchup import Partial
 from engine.projections.fresh import Fresh
 from engine.projections.history import History
@@ -78,7 +78,7 @@ def search_side(parts: Parts) -> SearchSide:
     """The side database of what was said."""
     with files_translated("open", SEARCH):
         schema = migrate.load(SEARCH, parts.files)
-    return SearchSide(parts, SEARCH, SEARCH_SHAPE, [registry.SEARCH], schema, STREAM_TABLES, decode=decode_as)
+    return SearchSide(parts, SEARCH, SEARCH_SHAPE, [indexes.SEARCH], schema, STREAM_TABLES, decode=decode_as)
 
 
 class SearchIndex:

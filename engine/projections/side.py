@@ -35,9 +35,9 @@ from engine.projections import owed
 from engine.projections.breath import awaited
 from engine.projections.catchup import CatchUp, Partial
 from engine.projections.fold import Decode
+from engine.projections.indexes import INDEXES
 from engine.projections.owed import OWED
 from engine.projections.projection import Projection
-from engine.projections.registry import INDEXES
 from engine.projections.runner import Left, Scan, Stale
 from engine.projections.side_runner import Piece, SideRunner
 from engine.projections.side_tables import SET_ASIDE, StreamTable, count, remove_orphans

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -51,17 +52,15 @@ TEXT_BYTES_MAX = 16 * 1024
 
 STREAM_COLUMNS = "path thread_id rollout_id base_rollout_id named_at archived records damaged".split()
 
-_BYTES_MAX = {
-    **dict.fromkeys(
-        "base_rollout_id session_id thread_source originator history_mode forked_from_id parent_thread_id agent_nickname "
-        "agent_role agent_path model_provider model reasoning_effort cli_version approval_mode memory_mode git_sha "
-        "git_branch git_origin_url".split(),
-        256,
-    ),
-    "source": 2048,
-    "cwd": 4096,
-    "sandbox_policy": 4096,
-}
+_WORDS = (
+    "base_rollout_id session_id thread_source originator history_mode forked_from_id parent_thread_id agent_nickname "
+    "agent_role agent_path model_provider model reasoning_effort cli_version approval_mode memory_mode git_sha "
+    "git_branch git_origin_url"
+).split()
+_WORD_BYTES_MAX = 256
+_words_of = attrgetter(*_WORDS)
+_LONGER = {"source": 2048, "cwd": 4096, "sandbox_policy": 4096}
+_BYTES_MAX = {**dict.fromkeys(_WORDS, _WORD_BYTES_MAX), **_LONGER}
 """What else of a thread is text, and how much of it a row keeps. With the three texts a fold state stays below 64 KiB."""
 
 TOO_LONG_JSON = '{"type":"too long to be kept"}'
@@ -158,7 +157,9 @@ class Threads:
             state.first_at_ms = piece.first_at_ms
         if piece.last_at_ms is not None:
             state.last_at_ms = piece.last_at_ms
-        for name, bytes_max in _BYTES_MAX.items():
+        # Nearly always none of the words is too long, which one look at all of them tells.
+        is_long = max(map(len, filter(None, _words_of(state))), default=0) > _WORD_BYTES_MAX // 4
+        for name, bytes_max in (_BYTES_MAX if is_long else _LONGER).items():
             value = getattr(state, name)
             if value is not None and len(value) > bytes_max // 4:
                 setattr(state, name, _bounded(value, bytes_max))

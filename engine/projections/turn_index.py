@@ -25,7 +25,7 @@ from engine.events.record import decode_as
 from engine.options import Options
 from engine.projections.catchup import Partial
 from engine.projections.history import History, readable
-from engine.projections.registry import TURNS
+from engine.projections.indexes import TURNS
 from engine.projections.shown import Shown
 from engine.projections.side import Parts, Side
 from engine.projections.turn_list import (

@@ -200,7 +200,7 @@ def whole(value: float | None) -> int | None:
     """A number of a file as an integer that a column can hold, else None."""
     if value is None or not -_INTEGER_MAX <= value <= _INTEGER_MAX:
         return None
-    return min(max(int(value), -_INTEGER_MAX), _INTEGER_MAX)
+    return value if type(value) is int else min(max(int(value), -_INTEGER_MAX), _INTEGER_MAX)
 
 
 def seconds_as_ms(value: float | None) -> int | None:

@@ -9,10 +9,11 @@ of its input. It is started anew (never forked), so it shares no lock, no connec
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import IO
 
 import msgspec
@@ -23,7 +24,7 @@ from engine.events.record import decode_as
 from engine.options import Options
 from engine.projections.fold import Decode, Folded, Folder
 from engine.projections.projection import Projection, Stream
-from engine.projections.registry import BUILT_IN, INDEXES
+from engine.projections.registry import BUILT_IN
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate, parse_path
 from engine.stores.rollouts import open_source
@@ -40,7 +41,11 @@ class Setup(Struct, frozen=True):
     piece_bytes: int
 
 
-class Job(Struct, frozen=True, array_like=True):
+# Jobs and answers hold no cycles, and a back-fill has so many that looking for some costs a tenth of what writing does:
+# so they, and what they are made of, are out of the collector's sight (`gc=False`).
+
+
+class Job(Struct, frozen=True, array_like=True, gc=False):
     """One stream to be caught up for the projections `of`, from where they stand; `anew` folds from the beginning."""
 
     path: str
@@ -51,7 +56,7 @@ class Job(Struct, frozen=True, array_like=True):
     anew: bool = False
 
 
-class Done(Struct, frozen=True, array_like=True):
+class Done(Struct, frozen=True, array_like=True, gc=False):
     """What became of a job: folded, or failed with a reason; neither where the file is no longer there."""
 
     path: str
@@ -171,26 +176,37 @@ def main() -> None:
         set_aside_bytes_max=setup.set_aside_bytes_max,
     )
     home, files = Home(os.fsdecode(setup.home), None), Files()
-    hands = {
-        **dict.fromkeys([each.name for each in BUILT_IN], Hand(home, BUILT_IN, options, files)),
-        **dict.fromkeys(
-            [each.name for each in INDEXES], Hand(home, INDEXES, options, files, piece_bytes=setup.piece_bytes)
-        ),
-    }
-    encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[Job])
+    threads = Hand(home, BUILT_IN, options, files)
+
+    @functools.cache
+    def indexes() -> Hand:
+        from engine.projections.indexes import INDEXES  # noqa: PLC0415 - a third of what a worker would load for threads
+
+        return Hand(home, INDEXES, options, files, piece_bytes=setup.piece_bytes)
+
+    def hand_of(name: str) -> Hand:
+        return threads if name in own else indexes()
+
+    own = {each.name for each in BUILT_IN}
+    decoder = msgspec.msgpack.Decoder(list[Job])
     gc.freeze()
-    gc.set_threshold(100_000)  # a fold makes no cycles, so looking for them as often as usual finds nothing
+    gc.disable()  # a look for cycles goes through all answers that were not sent yet, and a fold makes none
     while (frame := read_frame(incoming)) is not None:
-        for answers in _answers(hands, decoder.decode(frame)):
-            write_frame(outgoing, encoder.encode(answers))
-        write_frame(outgoing, encoder.encode([]))
+        _answer(outgoing, hand_of, decoder.decode(frame))
+        gc.collect()  # but an error may leave one behind
 
 
-def _answers(hands: Mapping[str, Hand], jobs: Sequence[Job]) -> Iterator[list[Done]]:
+def _answer(outgoing: IO[bytes], hand_of: Callable[[str], Hand], jobs: Sequence[Job]) -> None:
+    for answers in _answers(hand_of, jobs):
+        write_frame(outgoing, msgspec.msgpack.encode(answers))
+    write_frame(outgoing, msgspec.msgpack.encode([]))
+
+
+def _answers(hand_of: Callable[[str], Hand], jobs: Sequence[Job]) -> Iterator[list[Done]]:
     """What became of all jobs, in order; a piece of a long stream is not kept until there are others."""
     answers: list[Done] = []
     for job in jobs:
-        for done in hands[job.of[0]].pieces(job):
+        for done in hand_of(job.of[0]).pieces(job):
             answers.append(done)
             if not done.is_whole:
                 yield answers

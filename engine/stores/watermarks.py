@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.stores.sqlite import Transaction
 
 
-class Watermark(Struct, frozen=True, array_like=True):
+class Watermark(Struct, frozen=True, array_like=True, gc=False):
     """A position in one stream for one projection, with the fold's state there.
 
     `offset` is in plain bytes: behind a line's LF, or behind a whole last record without one.

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import engine
-from engine.events.skim import is_canonical
+from engine.events.skim import canonical_envelope
 from engine.options import Options
 from tests.docs.test_format_document import compare
 from tests.writing import kind, opened, records, rollouts, say
@@ -117,7 +117,7 @@ def test_every_line_has_the_keys_that_readers_require_in_the_order_they_expect(t
         data = (tmp_path / "home" / path).read_bytes()
         assert data.endswith(b"\n")
         for number, line in enumerate(data.splitlines()):
-            assert is_canonical(line, 0, len(line))
+            assert canonical_envelope(line, 0, len(line)) is not None
             record = json.loads(line)
             keys = (
                 ["timestamp", "ordinal", "type", "payload"] if mode == "paginated" else ["timestamp", "type", "payload"]

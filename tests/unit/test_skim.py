@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.events.record import Rejected, decode, kind_of
-from engine.events.skim import Skim, canonical_ordinal, canonical_time, is_canonical
+from engine.events.skim import Skim, canonical_envelope
 from engine.testing import rollout_lines
 
 TIME = "2026-01-05T09:00:00.000Z"
@@ -266,11 +266,9 @@ def test_a_hit_is_its_line_without_the_newline():
 
 def test_time_and_ordinal_of_a_canonical_line_are_read_in_place():
     block = b'xx\n{"timestamp":"2026-01-05T09:00:00.000Z","ordinal":41,"type":"a","payload":{}}\n'
-    assert is_canonical(block, 3, len(block) - 1)
-    assert (canonical_time(block, 3), canonical_ordinal(block, 3)) == (TIME, 41)
+    assert canonical_envelope(block, 3, len(block) - 1) == (TIME, 41)
     plain = block.replace(b'"ordinal":41,', b"")
-    assert is_canonical(plain, 3, len(plain) - 1)
-    assert canonical_ordinal(plain, 3) is None
+    assert canonical_envelope(plain, 3, len(plain) - 1) == (TIME, None)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +286,7 @@ def test_time_and_ordinal_of_a_canonical_line_are_read_in_place():
     ],
 )
 def test_a_head_that_is_not_canonical_is_not_judged_by_its_looks(line):
-    assert not is_canonical(line, 0, len(line))
+    assert canonical_envelope(line, 0, len(line)) is None
     if line:
         assert Skim(KINDS).scan(line, 0, len(line)).hits == [(0, len(line), None, 0)]
 
@@ -303,6 +301,15 @@ def test_an_item_that_was_asked_for_by_name_is_told_by_its_head_and_all_others_a
     assert [hit.kind for hit in both.hits] == ["event_msg.item_completed.Plan", None, "event_msg.item_completed.Plan"]
     one = Skim({"event_msg.item_completed.Plan"}).scan(block, 0, len(block))
     assert [hit.kind for hit in one.hits] == ["event_msg.item_completed.Plan"] * 2
+
+
+def test_an_item_of_a_kind_of_which_the_newest_counts_is_told_apart():
+    """It was handed out among those that always count, for which nobody had asked, and so it was lost."""
+    head = f'{{"timestamp":"{TIME}","type":"event_msg","payload":{{"type":"item_completed","thread_id":"{UUID}"'
+    line = f'{head},"turn_id":"{UUID}","item":{{"type":"Plan","id":"1"}}}}}}\n'.encode()
+    skimmed = Skim({"turn_context"}, {"event_msg.item_completed.Plan"}).scan(line, 0, len(line))
+    assert skimmed.hits == []
+    assert [hit.kind for hit in skimmed.latest] == ["event_msg.item_completed.Plan"]
 
 
 def test_a_hit_knows_how_many_lines_were_told_by_their_head_before_it():

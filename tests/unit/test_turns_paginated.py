@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from engine.projections.turn_state import whole
 from tests.conversing import AT_MS, PARENT, THREAD, Lines, path_of
 from tests.indexing import Indexed, rows, written_home
 
@@ -262,3 +263,12 @@ def test_a_mark_before_an_item_that_is_the_first_line_is_no_part_of_it(indexed):
     lines = Lines().started("t1").user("t1", "u").complete("t1")
     index = indexed([b"\xef\xbb\xbf" + lines.lines[2], lines.lines[3]])
     assert shown(index) == [("t1", "completed", ["u"])]
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [(None, None), (7, 7), (7.9, 7), (-7.9, -7), (2.0**63, None), (1 << 63, None), (float("inf"), None)],
+)
+def test_a_number_of_a_file_is_kept_as_a_whole_one_that_a_column_holds(value, kept):
+    found = whole(value)
+    assert (found, type(found)) == (kept, type(kept))
