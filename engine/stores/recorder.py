@@ -381,9 +381,14 @@ class Recorder:
 
     def _undone(self, fd: int, error: OSError) -> AppendFailed:
         """The whole batch, or none of it: what was taken before a failure is cut off again."""
-        with contextlib.suppress(OSError):
-            self._files.truncate(fd, self.end, op="recorder.undo")
+        self._cut(fd, self.end)
         return self._poisoned("written", error)
+
+    def _cut(self, fd: int, end: int) -> None:
+        """Cut off what we wrote behind `end`, where nobody else wrote behind it; else, and where that fails, it waits."""
+        with contextlib.suppress(OSError):
+            if self._files.fstat(fd, op="recorder.look").size <= self._reach:
+                self._files.truncate(fd, end, op="recorder.undo")
 
     def _write_whole(self, fd: int, data: bytes) -> None:
         written = self._files.write(fd, data, op="recorder.write")
@@ -441,11 +446,9 @@ class Recorder:
                     self._sync_folders(os.path.dirname(self._path))
             except OSError as error:
                 with self._mutex:
-                    if (
-                        self._acknowledged
-                    ):  # at once, so that nobody reads, or forks from, what the next append cuts off
-                        with contextlib.suppress(OSError):
-                            self._files.truncate(fd, self._acknowledged, op="recorder.undo")
+                    # At once, so that nobody reads it, or forks from what the next append would cut off.
+                    if self._acknowledged:
+                        self._cut(fd, self._acknowledged)
                     raise self._poisoned("synced", error) from error
             with self._mutex:
                 del self._unsynced[: upto - self._synced]

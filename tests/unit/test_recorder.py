@@ -32,7 +32,7 @@ from engine.options import Options
 from engine.stores import recorder as recorder_module
 from engine.stores.files import Files
 from engine.stores.recorder import Appended, Counters, Position, Recorder
-from engine.testing.files import SHORT, FaultyFiles, RecordingFiles
+from engine.testing.files import SHORT, Call, FaultyFiles, RecordingFiles
 from tests.recording import NAME, item, items, lines, numbers, recorder, start
 
 T = '"timestamp":"2026-01-05T09:00:00.000Z"'
@@ -614,6 +614,29 @@ def test_what_somebody_else_wrote_after_a_failed_write_is_not_cut_off(path: Path
         opened.append(items(2))
     opened.close()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("kind", "op"), [("write", "recorder.write"), ("sync", "recorder.sync")])
+def test_what_somebody_else_wrote_while_ours_failed_is_not_cut_off(path: Path, kind: str, op: str) -> None:
+    def strike(_: int, call: Call) -> int | None:
+        if not armed or (call.name, call.op) != (kind, op):
+            return None
+        with open(path, "a") as file:
+            file.write(record(2) * 3)
+        return errno.EIO
+
+    armed: list[bool] = []
+    opened = recorder(path, start=start(), files=FaultyFiles(Files(), strike))
+    opened.append(items(1))
+    armed.append(True)
+    with pytest.raises(AppendFailed):
+        opened.append(items(2))
+    armed.clear()
+    assert path.read_text().endswith(record(2) * 3)
+    with pytest.raises(TruthGone):
+        opened.append(items(2))
+    opened.close()
+    assert path.read_text().endswith(record(2) * 3)
 
 
 def test_a_first_batch_that_failed_to_sync_leaves_no_file(path: Path) -> None:
