@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
 
 import engine
+from engine.errors import RolloutUnusable
 from engine.options import Options
 from engine.stores.files import Files
 from engine.testing import make_rollout, read_lines
@@ -55,6 +57,18 @@ FINDINGS = {
     "control": NONE,
 }
 """What an audit of a home with that one damage says, by class."""
+
+DECISIONS = {
+    "torn-last-line": "trim",
+    "nul-tail": "trim",
+    "no-final-newline": "close",
+    "first-line-missing": "refuse",
+    "empty-file": "there is no thread",
+    "symlink": "there is no thread",
+}
+"""What is done before the first append, by the table of `engine/stores/recovery.py`; with all others nothing."""
+
+SAID_AFTER = {"type": "response_item", "payload": {"type": "message", "role": "assistant", "content": []}}
 
 NUMBERED = {
     "non-utf8-byte-in-a-string": {"ordinal_gap": 1},
@@ -108,6 +122,36 @@ def test_a_damage_gives_its_findings_and_no_other(tmp_path, name, style):
     for each in threads:
         assert each.rollout_path in [f"{tmp_path}/home/{path}" for path in expected.paths]
         assert {field: getattr(each, field) for field in expected.row} == expected.row
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", [name for name in DAMAGES if name not in ("unreadable", "line-of-50-mb")])
+def test_what_is_done_with_a_damaged_rollout_before_it_is_appended_to(tmp_path, name, style):
+    """Not a byte before its last LF changes, and what is cut behind it is kept."""
+    thread, _ = made(tmp_path, name, style)
+    with engine.open(str(tmp_path / "home"), state_dir=str(tmp_path / "state")) as opened:
+        row = opened.threads.get(thread.id)
+        decision = DECISIONS.get(name, "keep")
+        assert (row is None) == (decision == "there is no thread")
+        if row is None:
+            return
+        path = Path(row.rollout_path)
+        before = path.read_bytes()
+        if decision == "refuse":
+            with pytest.raises(RolloutUnusable):
+                opened.threads.resume(thread.id, adopt=True)
+            assert path.read_bytes() == before
+            return
+        with opened.threads.resume(thread.id, adopt=True) as resumed:
+            resumed.append([SAID_AFTER])
+            *_, last = resumed.read()
+            assert last.payload == SAID_AFTER["payload"]
+    kept = before[: before.rindex(b"\n") + 1] if decision == "trim" else before
+    line = path.read_bytes().removeprefix(kept + (b"\n" if decision == "close" else b""))
+    assert json.loads(line)["payload"] == SAID_AFTER["payload"]
+    assert line.index(b"\n") == len(line) - 1
+    aside = [each.read_bytes() for each in (tmp_path / "state" / "quarantine").glob("*.tail")]
+    assert aside == ([before[len(kept) :]] if decision == "trim" else [])
 
 
 def check_counts(name, fetched, good_records, bad_lines):
