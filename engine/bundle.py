@@ -6,8 +6,10 @@ a size or a digest that differs, a cut file, and nothing is written. No path of 
 place comes from its name, and its name must parse.
 
 An import changes nothing that is there. A thread whose rollouts are all here, byte for byte, is unchanged; one that is here
-with anything else is a clash, told and left alone; else its files appear one by one, each whole, and its journal records
-follow. So an import that was cut short is finished by doing it again, and a second one changes nothing.
+with anything else is a clash, told and left alone: neither is locked, whoever has it open. One that lacks something is locked;
+where somebody has it, it is busy, told and left alone. Else its files appear one by one, each whole, and its journal records
+follow. So an import that was cut short is finished by doing it again, and a second one changes nothing. Meanwhile no erasure
+takes away what the threads of the bundle go on from (`lineage_lock`).
 """
 
 from __future__ import annotations
@@ -15,11 +17,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.errors import BundleUnusable, EngineError, InvalidRequest, LineageBroken, TruthGone
+from engine.errors import (
+    BundleUnusable,
+    EngineError,
+    ImportCutShort,
+    InvalidRequest,
+    LineageBroken,
+    ThreadBusy,
+    TruthGone,
+)
 from engine.events.item import Item, item_of_record
 from engine.events.record import Rejected, decode
 from engine.holdings import Holdings, RemovalParts, translated
@@ -39,6 +49,7 @@ from engine.stores.layout import (
     render_name,
 )
 from engine.stores.rollouts import Source
+from engine.stores.writer_lock import live_owner
 
 FORMAT = "rolloutdb-bundle"
 VERSION = 1
@@ -94,18 +105,26 @@ class Bundler:
     def import_bundle(self, path: str, *, dry_run: bool = False) -> ImportReport:
         """Bring the threads of a bundle into this home; `dry_run` writes nothing and says what would be.
 
-        The whole bundle is checked first. Raises `BundleUnusable`, `ReadOnlyHome`, `ThreadBusy`, `RolloutUnusable`.
+        The whole bundle is checked first. Raises `BundleUnusable`, `ReadOnlyHome`, `StoreBusy` where an erasure is at work
+        for longer than `busy_wait_ms`, and `ImportCutShort`, which names what was imported before it failed.
         """
         if not dry_run:
             self._holdings.check_writable()
         report = verify_bundle(path, files=self._parts.files)
         self._holdings.catch_up()
         done = _Done(dry_run)
-        with translated(path), reading(path, files=self._parts.files) as packed:
-            for thread in report.threads:
-                with contextlib.nullcontext() if dry_run else self._holdings.owned(thread.id, "import"):
-                    self._bring(packed, thread, done)
+        with contextlib.nullcontext() if dry_run else self._holdings.lineage_held("import", shared=True):
+            failure = self._bring_all(path, report.threads, done)
         self._index(done)
+        if failure is not None and dry_run:
+            raise failure
+        if failure is not None:
+            raise ImportCutShort(
+                f"The import failed when {len(done.imported)} thread(s) had come: {failure.message}",
+                imported=done.imported,
+                hint="Mend that, then import again: what is here by then is passed over.",
+                path=failure.path,
+            ) from failure
         return done.report()
 
     # Export
@@ -167,33 +186,67 @@ class Bundler:
 
     # Import
 
+    def _bring_all(self, path: str, threads: Sequence[BundledThread], done: _Done) -> EngineError | None:
+        """One thread after the other; what ended it before the last one, or None."""
+        try:
+            with translated(path), reading(path, files=self._parts.files) as packed:
+                for thread in threads:
+                    self._bring(packed, thread, done)
+        except EngineError as error:
+            return error
+        return None
+
     def _bring(self, packed: ZipReader, thread: BundledThread, done: _Done) -> None:
-        """One thread: nothing, its files and records, or a clash."""
-        here = {_stem(found.path): found for found in self._holdings.rollouts(thread.id)}
+        """One thread: nothing, its files and records, a clash, or somebody who has it open."""
+        plan = self._plan(packed, thread)
+        with contextlib.ExitStack() as held:
+            if plan.is_work and not self._is_free(thread.id, plan, held, dry_run=done.dry_run):
+                owner = live_owner(self._parts.home, thread.id, self._parts.files)
+                done.busy[thread.id] = owner or "another process"
+                return
+            if plan.is_work and not done.dry_run:
+                plan = self._plan(packed, thread)  # once more, now that nobody changes it
+                self._carry_out(packed, thread, plan, done)
+        if plan.clash is not None:
+            done.clashes[thread.id] = plan.clash
+            return
+        if done.dry_run:
+            done.note(plan.missing)
+        done.journal_records += len(plan.items)
+        (done.imported if plan.is_work else done.unchanged).append(thread.id)
+
+    def _is_free(self, thread_id: str, plan: _Plan, held: contextlib.ExitStack, *, dry_run: bool) -> bool:
+        """Whether nobody has the thread open; it is locked until `held` ends, but for a dry run, which only looks."""
+        if dry_run:
+            return live_owner(self._parts.home, thread_id, self._parts.files) is None
+        try:
+            held.enter_context(self._holdings.owned(thread_id, "import", plan.here))
+        except ThreadBusy:
+            return False
+        return True
+
+    def _plan(self, packed: ZipReader, thread: BundledThread) -> _Plan:
+        """What of a thread is missing here, or why it cannot come."""
+        rollouts = self._holdings.rollouts(thread.id)
+        here = {_stem(found.path): found for found in rollouts}
         wanted = {_stem(rollout.path): rollout for rollout in thread.rollouts}
         other = [name for name in here if name in wanted and not self._is_same(here[name], wanted[name])]
         if other or (set(here) - set(wanted) and set(wanted) - set(here)):
-            what = f"{other[0]} differs" if other else "it has other rollouts here"
-            done.clashes[thread.id] = what
-            return
+            return _Plan(rollouts, clash=f"{other[0]} differs" if other else "it has other rollouts here")
         missing = [wanted[name] for name in sorted(set(wanted) - set(here))]
         taken = [rollout for rollout in missing if self._is_taken(rollout)]
         if taken:
-            done.clashes[thread.id] = f"the name {_target(taken[0].path)} is taken"
-            return
-        items = [] if set(here) - set(wanted) else self._items(packed, thread)
-        for rollout in missing:
-            if not done.dry_run:
-                self._write(packed, rollout)
-            done.written.append(_target(rollout.path))
-            done.bytes += rollout.bytes
-        if not done.dry_run:
-            if items:
-                self._parts.journal.append(items)
-            if missing and self._is_erased(thread.id):
-                self._holdings.note([{"type": thread_facts.RETURNED, "thread_id": thread.id}])
-        done.journal_records += len(items)
-        (done.imported if missing or items else done.unchanged).append(thread.id)
+            return _Plan(rollouts, clash=f"the name {_target(taken[0].path)} is taken")
+        return _Plan(rollouts, missing, [] if set(here) - set(wanted) else self._items(packed, thread))
+
+    def _carry_out(self, packed: ZipReader, thread: BundledThread, plan: _Plan, done: _Done) -> None:
+        for rollout in plan.missing:
+            self._write(packed, rollout)
+            done.note([rollout])
+        if plan.items:
+            self._parts.journal.append(plan.items)
+        if plan.missing and self._is_erased(thread.id):
+            self._holdings.note([{"type": thread_facts.RETURNED, "thread_id": thread.id}])
 
     def _is_same(self, found: Found, rollout: BundledRollout) -> bool:
         digest, size = hashlib.sha256(), 0
@@ -254,10 +307,10 @@ class Bundler:
 
     def _index(self, done: _Done) -> None:
         """Rows follow at once; where they cannot, the next look brings them."""
-        if done.dry_run or not done.imported:
+        if done.dry_run:
             return
-        found = [locate(self._parts.home, path, self._parts.files) for path in done.written]
-        with contextlib.suppress(EngineError):
+        with contextlib.suppress(EngineError, OSError):
+            found = [locate(self._parts.home, path, self._parts.files) for path in done.written]
             self._holdings.fold([Stale(each, known=True) for each in found if each is not None])
             self._parts.facts.catch_up()
 
@@ -337,6 +390,19 @@ def _check_journal(packed: ZipReader, path: str, thread: BundledThread) -> None:
         raise unusable(path, f"the journal of {thread.id} holds what is not about it")
 
 
+class _Plan(NamedTuple):
+    """What a thread with these rollouts `here` lacks: `missing` and `items`; neither, where there is a `clash`."""
+
+    here: Sequence[Found]
+    missing: Sequence[BundledRollout] = ()
+    items: Sequence[Item] = ()
+    clash: str | None = None
+
+    @property
+    def is_work(self) -> bool:
+        return bool(self.missing or self.items)
+
+
 class _Done:
     """What an import did so far."""
 
@@ -345,9 +411,14 @@ class _Done:
         self.imported: list[str] = []
         self.unchanged: list[str] = []
         self.clashes: dict[str, str] = {}
+        self.busy: dict[str, str] = {}
         self.written: list[str] = []
         self.bytes = 0
         self.journal_records = 0
+
+    def note(self, rollouts: Sequence[BundledRollout]) -> None:
+        self.written += [_target(rollout.path) for rollout in rollouts]
+        self.bytes += sum(rollout.bytes for rollout in rollouts)
 
     def report(self) -> ImportReport:
         return ImportReport(
@@ -355,6 +426,7 @@ class _Done:
             imported=self.imported,
             unchanged=self.unchanged,
             clashes=self.clashes,
+            busy=self.busy,
             written=self.written,
             bytes=self.bytes,
             journal_records=self.journal_records,

@@ -6,7 +6,8 @@ folder of memories holds of the thread, its records in the journal and its names
 log records blanked, what lies in quarantine removed, rows, facts and jobs removed and the databases written anew, so that no
 free page keeps what was in them. A thread that others go on from is erased only together with them.
 
-The locks of all of these threads are taken first. Files are removed, not overwritten: what the medium keeps of them is its
+The locks of all of these threads are taken first; no fork begins or is half made while readers are looked for and the rollouts
+go (`lineage_lock`). Files are removed, not overwritten: what the medium keeps of them is its
 own affair.
 """
 
@@ -106,12 +107,14 @@ class Eraser:
         with contextlib.ExitStack() as held:
             for each in sorted(thread_ids):
                 held.enter_context(self._holdings.owned(each, "erase"))
-            self._holdings.catch_up()
-            self._refuse_readers(thread_ids)  # only now: a fork may have been made just before
-            self._holdings.note(
-                [{"type": thread_facts.ERASE_BEGUN, "thread_id": each, "due_ms": due_ms} for each in thread_ids]
-            )
-            stores = self._carry_out(thread_ids, due_ms)
+            with self._holdings.lineage_held("erasure", shared=False):
+                self._holdings.catch_up()
+                self._refuse_readers(thread_ids)  # only now: a fork may have been made just before
+                self._holdings.note(
+                    [{"type": thread_facts.ERASE_BEGUN, "thread_id": each, "due_ms": due_ms} for each in thread_ids]
+                )
+                taken = self._take(thread_ids, due_ms)
+            stores = [*taken, *self._forget(thread_ids)]
         return Receipt(thread_ids=thread_ids, due_at_ms=due_ms, stores=stores)
 
     def finish(self) -> None:
@@ -124,11 +127,31 @@ class Eraser:
         with self._parts.database.read() as transaction:
             erasures = unfinished_erasures(transaction)
             reappeared = [thread_id for (thread_id,) in transaction.rows(_REAPPEARED)]
-        for thread_id, due_ms in erasures:
-            with contextlib.suppress(EngineError, OSError), self._holdings.owned(thread_id, "erase"):
-                self._carry_out([thread_id], due_ms)
+        with contextlib.suppress(EngineError, OSError):
+            for thread_id, due_ms in self._children_first(erasures):
+                with contextlib.suppress(EngineError, OSError), self._holdings.owned(thread_id, "erase"):
+                    self._go_on(thread_id, due_ms)
         with contextlib.suppress(EngineError, OSError):
             self._judge_reappeared(reappeared)
+
+    def _children_first(self, erasures: Sequence[tuple[str, int | None]]) -> list[tuple[str, int | None]]:
+        """A thread has more readers than any of them has; where all rollouts are gone nobody's order counts."""
+        if not any(self._holdings.rollouts(thread_id) for thread_id, _ in erasures):
+            return list(erasures)
+        with contextlib.suppress(EngineError, OSError):
+            self._holdings.catch_up()
+        return sorted(
+            erasures, key=lambda each: len({reader.thread_id for reader in self._holdings.readers([each[0]])})
+        )
+
+    def _go_on(self, thread_id: str, due_ms: int | None) -> None:
+        """Finish one erasure; a thread that is there yet, and was forked since, waits until its readers are gone."""
+        with self._holdings.lineage_held("erasure", shared=False):
+            if self._holdings.rollouts(thread_id):
+                self._holdings.catch_up()
+                self._refuse_readers([thread_id])
+            self._take([thread_id], due_ms)
+        self._forget([thread_id])
 
     def _judge_reappeared(self, thread_ids: Sequence[str]) -> None:
         """Erased threads that have rows: put back, which is noted; else folded just before they went, so the rows go."""
@@ -149,8 +172,8 @@ class Eraser:
         removed = [trash.drop(folder) for folder in due[:PURGED_AT_OPEN_MAX]]
         return sum(count for count, _ in removed), sum(size for _, size in removed)
 
-    def _carry_out(self, thread_ids: Sequence[str], due_ms: int | None) -> list[StoreReceipt]:
-        """Every step in order, readers before what they read. Each finds for itself what is left to do."""
+    def _take(self, thread_ids: Sequence[str], due_ms: int | None) -> list[StoreReceipt]:
+        """The rollouts, readers before what they read: nobody can go on from these threads then. Finds what is left to do."""
         with translated(self._parts.home.path):
             rollouts = [(each, found) for each in thread_ids for found in self._holdings.rollouts(each)]
             trash = self._trash()
@@ -162,6 +185,14 @@ class Eraser:
                     trash.keep_records(each, due_ms, self._holdings.journal_lines([each]))
                 sizes = [trash.take(found, each, due_ms) for each, found in rollouts]
                 dropped = []
+        return [
+            StoreReceipt("rollouts" if due_ms is None else "rollouts, to the trash", len(sizes), sum(sizes)),
+            StoreReceipt("trash", sum(count for count, _ in dropped), sum(size for _, size in dropped)),
+        ]
+
+    def _forget(self, thread_ids: Sequence[str]) -> list[StoreReceipt]:
+        """Every step behind the rollouts, in order. Each finds for itself what is left to do."""
+        with translated(self._parts.home.path):
             memories = self._parts.memories().forget(thread_ids)
             journal = self._parts.journal.fill(lambda line: _journal_filled(line, thread_ids))
             index = self._fill_index(thread_ids)
@@ -175,8 +206,6 @@ class Eraser:
         jobs = self._parts.memories().forget_jobs(thread_ids)
         self._holdings.note([{"type": thread_facts.ERASED, "thread_id": each} for each in thread_ids])
         return [
-            StoreReceipt("rollouts" if due_ms is None else "rollouts, to the trash", len(sizes), sum(sizes)),
-            StoreReceipt("trash", sum(count for count, _ in dropped), sum(size for _, size in dropped)),
             StoreReceipt("memories", *memories),
             StoreReceipt("journal", *journal),
             StoreReceipt(SESSION_INDEX, *index),
@@ -198,7 +227,7 @@ class Eraser:
             raise ThreadHasReaders(
                 f"The thread {thread_ids[-1]} is read by {len(readers)} other(s): {', '.join(readers)}.",
                 readers=readers,
-                hint="Erase them as well with include_children (--include-children), or leave it.",
+                hint="Erase them as well with include_children (--include-children; again where they are new), or leave it.",
             )
 
     def _paths(self, transaction: Transaction, thread_ids: Sequence[str]) -> list[str]:

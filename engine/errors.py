@@ -147,6 +147,14 @@ class BundleUnusable(EngineError):
     """The bundle is cut, altered or no bundle; nothing was written."""
 
 
+class ImportCutShort(EngineError):
+    """An import failed on the way; `imported` are the threads that were in by then, and the cause says why."""
+
+    def __init__(self, message: str, *, imported: list[str], hint: str = "", path: str | None = None) -> None:
+        super().__init__(message, hint=hint, path=path)
+        self.imported = imported
+
+
 class AgentPathAmbiguous(InvalidRequest):
     """Several agents have this path; `agents` are their ids."""
 

@@ -31,6 +31,7 @@ from engine.stores.fill import fill_lines
 from engine.stores.journal import Journal
 from engine.stores.layout import Found, Home, Refused, is_archived, is_id, locate, walk
 from engine.stores.lineage import Segment, are_foreign, lineage
+from engine.stores.lineage_lock import lineage_held
 from engine.stores.rollouts import Source, open_source
 from engine.stores.sqlite import Database
 from engine.stores.writer_lock import acquire
@@ -199,10 +200,19 @@ class Holdings:
         self._parts.journal.append([item_of({"type": "home_event", "payload": payload}) for payload in payloads])
         self._parts.facts.catch_up()
 
-    @contextlib.contextmanager
-    def owned(self, thread_id: str, purpose: str) -> Iterator[None]:
+    def lineage_held(self, purpose: str, *, shared: bool) -> contextlib.AbstractContextManager[None]:
+        """Around what makes a reader of threads (shared), or takes threads away. Raises `StoreBusy`, `StoreError`."""
         parts = self._parts
-        foreign = are_foreign(parts.home, self.rollouts(thread_id), options=parts.options, files=parts.files)
+        return lineage_held(
+            parts.home, purpose, shared=shared, options=parts.options, clock=parts.clock, files=parts.files
+        )
+
+    @contextlib.contextmanager
+    def owned(self, thread_id: str, purpose: str, rollouts: Sequence[Found] | None = None) -> Iterator[None]:
+        """Own a thread around a block; `rollouts` are its rollouts, where they are known. Raises `ThreadBusy`."""
+        parts = self._parts
+        rollouts = self.rollouts(thread_id) if rollouts is None else rollouts
+        foreign = are_foreign(parts.home, rollouts, options=parts.options, files=parts.files)
         lock = acquire(
             parts.home,
             thread_id,

@@ -103,13 +103,15 @@ class BundleReport(Struct, frozen=True, kw_only=True):
 class ImportReport(Struct, frozen=True, kw_only=True):
     """What an import did, or would do. `written` are logical paths.
 
-    `clashes` are threads that are here with other content, each with why; nothing of them was written.
+    `clashes` are threads that are here with other content, each with why; `busy` are those that lack something here while
+    somebody has them open, each with who. Nothing of either was written.
     """
 
     dry_run: bool
     imported: list[str]
     unchanged: list[str]
     clashes: dict[str, str]
+    busy: dict[str, str]
     written: list[str]
     bytes: int
     journal_records: int

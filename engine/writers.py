@@ -45,6 +45,7 @@ from engine.stores.git import git_facts
 from engine.stores.journal import Journal
 from engine.stores.layout import Found, RolloutName, day_folder, is_archived, render_name
 from engine.stores.lineage import are_foreign, first_meta
+from engine.stores.lineage_lock import lineage_held
 from engine.stores.recorder import Durability, Recorder, Start
 from engine.stores.writer_lock import WriterLock, acquire
 from engine.thread import Identity, Thread, WriterParts, changed_settings, check_durability
@@ -209,13 +210,22 @@ class Writers:
         """A new thread that goes on from this one: at its end, through a turn, or before one.
 
         A paginated thread is referred to, nothing is copied; a legacy one is copied up to the place. The goal as it is now
-        is the new thread's as well. Needs no lock of the source; one that is open here is synced before, since the new
-        thread lives on what is in it. Raises `InvalidRequest` for a turn that is not there or still open, `LineageBroken`,
-        `RolloutUnreadable`, and `AppendFailed` where the source cannot be synced.
+        is the new thread's as well. Needs no lock of the source, and syncs it first where it is open here, since the new
+        thread lives on what is in it; an erasure waits until the fork is there, and the other way round. Raises
+        `InvalidRequest` for a turn that is not there or still open, `ThreadNotFound`, `TruthGone`, `LineageBroken`,
+        `RolloutUnreadable`, `AppendFailed` where the source cannot be synced, and `StoreBusy` where an erasure is at work
+        for longer than `busy_wait_ms`.
         """
         self._check_writable()
         check_durability(durability)
         self._sync(thread_id)
+        parts = self._parts
+        with lineage_held(parts.home, "fork", shared=True, options=parts.options, clock=parts.clock, files=parts.files):
+            return self._forked(thread_id, through_turn, before_turn, durability)
+
+    def _forked(
+        self, thread_id: str, through_turn: str | None, before_turn: str | None, durability: Durability
+    ) -> Thread:
         row, found = self._history.find(thread_id)
         where = boundary(
             self._parts.home,

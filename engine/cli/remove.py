@@ -53,13 +53,13 @@ def export(asked: Asked, thread_ids: Sequence[str] | None, *, to: str, every: bo
 
 
 def import_(asked: Asked, path: str, *, dry_run: bool) -> Answer:
-    """Bring the threads of a bundle in; a clash is a finding."""
+    """Bring the threads of a bundle in; a clash is a finding, and so is a thread that somebody has open."""
     place = folder(path, "The bundle's path")
     if not os.path.isfile(place):  # noqa: TID251 - no file of a home
         raise InvalidRequest(f"There is no file {place}.", hint="Name a file that `threads export` made.")
     with asked.open() as engine:
         report = engine.threads.import_bundle(place, dry_run=dry_run)
-    return Answer(report, FINDINGS if report.clashes else DONE, _says(*_imported(report)))
+    return Answer(report, FINDINGS if report.clashes or report.busy else DONE, _says(*_imported(report)))
 
 
 def _confirmed(asked: Asked, reach: Reach) -> bool:
@@ -112,9 +112,10 @@ def _imported(report: ImportReport) -> list[str]:
     lines = [
         f"{will} {len(report.imported)} thread(s), {report.bytes:,} bytes; {len(report.unchanged)} are here already."
     ]
-    return lines + [
+    lines += [
         f"Left alone, since it is here with other content: {each} ({why})" for each, why in report.clashes.items()
     ]
+    return lines + [f"Left alone, since it is in use: {each} (by {who})" for each, who in report.busy.items()]
 
 
 def _says(*lines: str) -> Callable[[Console], None]:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import platform
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine.bundle import verify_bundle
+from engine.cli import main
 from engine.errors import (
     BundleUnusable,
     EngineError,
+    ImportCutShort,
     InvalidRequest,
     ReadOnlyHome,
     RolloutUnusable,
-    ThreadBusy,
     TruthGone,
 )
 from engine.options import Options
@@ -28,8 +32,9 @@ from engine.stores.compression import compress
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
 from engine.testing import HomePlan, make_home
-from engine.testing.files import FaultyFiles
+from engine.testing.files import Call, FaultyFiles
 from tests.removing import DAY_MS, START_MS, fork, opened, rollout_of, tagged, talk
+from tests.writing import said
 
 
 @pytest.fixture
@@ -469,12 +474,78 @@ def test_what_cannot_be_exported_is_refused(home: Path, bundle: str) -> None:
     assert not Path(bundle).exists()
 
 
-def test_an_import_waits_for_nobody_who_writes_the_thread(home: Path, bundle: str) -> None:
+def test_a_thread_that_is_here_already_is_passed_over_whoever_has_it_open(home: Path, bundle: str) -> None:
+    """Once a child could not come as long as its base was open, though nothing of the base was to be written."""
+    with opened(home) as e:
+        parent = talk(e, "one")
+        child = fork(e, parent, "two")
+        e.threads.export([child], bundle)
+        e.threads.erase(child, grace_s=None)
+        with e.threads.resume(parent):
+            planned, done = e.threads.import_bundle(bundle, dry_run=True), e.threads.import_bundle(bundle)
+            assert said(e.threads.read(child)) == ["one", "two"]
+    assert (done.imported, done.unchanged, done.busy) == ([child], [parent], {})
+    assert (planned.imported, planned.unchanged, planned.busy) == ([child], [parent], {})
+
+
+def test_a_thread_that_lacks_something_and_is_open_is_told_and_the_others_come(
+    home: Path, other: Path, bundle: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Waited for is nobody. What a dry run says of it is what the import does."""
+    with opened(home) as e:
+        one, two = talk(e, "one"), talk(e, "two")
+        e.threads.export(None, bundle)
+        e.threads.rename(one, "named since")
+        later = f"{bundle}.later"
+        e.threads.export(None, later)
+    with elsewhere(other) as f:
+        f.threads.import_bundle(bundle)
+    rollout_of(other, two).unlink()
+    with elsewhere(other) as f:
+        with f.threads.resume(one):
+            planned, done = f.threads.import_bundle(later, dry_run=True), f.threads.import_bundle(later)
+            assert main(["--home", str(other), "threads", "import", later]) == 1
+            assert f"in use: {one} (by process {os.getpid()} on " in capsys.readouterr().out
+        assert done.busy == {one: f"process {os.getpid()} on {platform.node()}, to write"}
+        assert (done.imported, done.unchanged, done.clashes, done.journal_records) == ([two], [], {}, 0)
+        assert planned == msgspec.structs.replace(done, dry_run=True)
+        again = f.threads.import_bundle(later)
+        assert (again.imported, again.unchanged, again.journal_records) == ([one], [two], 1)
+
+
+def test_what_came_while_an_import_waited_for_its_turn_is_seen(home: Path, other: Path, bundle: str) -> None:
+    """What is missing is looked for again under the lock: somebody else may have brought it, or something else."""
     with opened(home) as e:
         thread = talk(e, "one")
         e.threads.export(None, bundle)
-        with e.threads.resume(thread), pytest.raises(ThreadBusy):
-            e.threads.import_bundle(bundle)
+
+    def importing(_: int, call: Call) -> None:
+        if call.op == "lock.take" and not rollouts(other):
+            with elsewhere(other, state_dir=f"{other}-rows") as first:
+                assert first.threads.import_bundle(bundle).imported == [thread]
+
+    with elsewhere(other, files=FaultyFiles(Files(), importing)) as f:
+        done = f.threads.import_bundle(bundle)
+    assert (done.imported, done.unchanged, done.written) == ([], [thread], [])
+
+
+def test_what_came_before_an_import_failed_is_told_and_has_rows(home: Path, other: Path, bundle: str) -> None:
+    with opened(home) as e:
+        one, two = sorted([talk(e, "one"), talk(e, "two")])
+        e.threads.export(None, bundle)
+    broken = FaultyFiles(
+        Files(), lambda _, call: errno.ENOSPC if call.op == "import.create" and two in str(call.path) else None
+    )
+    still = Options(scan_interval_ms=3_600_000, background_scan_s=0)
+    with elsewhere(other, files=broken, options=still) as f:
+        f.threads.list()
+        with pytest.raises(ImportCutShort, match=r"when 1 thread\(s\) had come: .* No space left") as caught:
+            f.threads.import_bundle(bundle)
+        assert (caught.value.imported, type(caught.value.__cause__)) == ([one], RolloutUnusable)
+        assert [row.id for row in f.threads.list().threads] == [one]
+    with elsewhere(other) as f:
+        done = f.threads.import_bundle(bundle)
+    assert (done.imported, done.unchanged) == ([two], [one])
 
 
 def test_a_home_that_cannot_be_written_imports_nothing(home: Path, other: Path, bundle: str) -> None:
