@@ -26,7 +26,7 @@ from engine.projections import memories, memory_facts, thread_facts
 from engine.projections.catchup import Partial
 from engine.projections.memories import Consolidated, Coverage, Limits, Memory
 from engine.stores.alive import Alive
-from engine.stores.boundary import public
+from engine.stores.boundary import guarded, public
 from engine.stores.jobs import Running
 from engine.stores.layout import is_id
 
@@ -316,8 +316,8 @@ class Memories:
         parts = self._parts
         if not parts.limits.tools:
             return ()
-
-        return Reading(parts.root, parts.files, self._add_note).tools()
+        tools = Reading(parts.root, parts.files, self._add_note).tools()
+        return tuple(each._replace(call=guarded(parts.alive, each.call)) for each in tools)
 
     def add_note(self, text: str, *, slug: str = "note") -> str:
         """A note for the next consolidation: what to remember, to change or to forget. Its path in the folder.

@@ -251,7 +251,10 @@ def test_decisions_are_records_and_come_back_when_every_database_is_deleted(tmp_
         assert row.name is None
 
 
-def test_a_thread_that_opens_while_the_engine_closes_is_refused_and_gives_its_lock_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["create", "resume", "fork"])
+def test_a_thread_that_opens_while_the_engine_closes_is_refused_and_gives_its_lock_back(
+    tmp_path: Path, way: str
+) -> None:
     """`close` comes when the lock is taken: the list of what it closes has been read by then."""
     waiting: list[engine.Engine] = []
 
@@ -265,7 +268,7 @@ def test_a_thread_that_opens_while_the_engine_closes_is_refused_and_gives_its_lo
         say(thread, "hello")
     waiting.append(e)
     with pytest.raises(EngineClosed):
-        e.threads.resume(thread.id)
+        e.threads.create(cwd="/") if way == "create" else getattr(e.threads, way)(thread.id)
     assert waiting == []
     assert list((home / "engine" / "locks").rglob("*.lock")) == []
     with opened(home) as again, again.threads.resume(thread.id) as resumed:
