@@ -53,6 +53,7 @@ class LogStatus(Struct, frozen=True, kw_only=True):
     lag: LogLag
 
 
+@typed
 def open_logs(
     home: str,
     *,

@@ -43,6 +43,8 @@ class Meanwhile(FaultyFiles):
 ELSEWHERE: dict[str, Callable[[engine.Engine, str], object]] = {
     "compressed": lambda other, _: other.compress(older_than_days=1),
     "archived": lambda other, thread_id: other.threads.archive(thread_id),
+    "brought back": lambda other, thread_id: other.threads.unarchive(thread_id),
+    "erased": lambda other, thread_id: other.threads.erase(thread_id),
 }
 USES: dict[str, Callable[[engine.Engine, str], object]] = {
     "fork": lambda e, thread_id: e.threads.fork(thread_id).close(),
@@ -52,20 +54,20 @@ USES: dict[str, Callable[[engine.Engine, str], object]] = {
 }
 
 
-@pytest.mark.parametrize("what", [*ELSEWHERE, "erased"])
+@pytest.mark.parametrize("what", ELSEWHERE)
 @pytest.mark.parametrize(("use", "op"), [("fork", "fork.read"), *((use, "rollout.open") for use in USES)])
 def test_a_source_that_is_moved_meanwhile_is_found_where_it_is_and_an_erased_one_is_told(
     tmp_path: Path, use: str, op: str, what: str
 ) -> None:
-    """It was located, and before it is opened another process compresses, archives or erases it."""
+    """It was located, and before it is opened another engine compresses, moves or erases it."""
     home, files, late = tmp_path / "home", Meanwhile(op), ManualClock(wall_ms=4_000_000_000_000)
     with opened(home, files=files) as e, opened(home, clock=late) as other:
         with e.threads.create(cwd="/") as thread:
             say(thread, "hello")
+        if what == "brought back":
+            e.threads.archive(thread.id)
         e.threads.list()
-        files.then.append(
-            lambda: other.threads.erase(thread.id) if what == "erased" else ELSEWHERE[what](other, thread.id)
-        )
+        files.then.append(lambda: ELSEWHERE[what](other, thread.id))
         if what == "erased":
             with pytest.raises(TruthGone) as caught:
                 USES[use](e, thread.id)
