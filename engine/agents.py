@@ -26,6 +26,8 @@ from engine.projections import agents as graph
 from engine.projections.agents import CLOSED, OPEN, STATUSES, Agent
 from engine.projections.catchup import Partial
 from engine.projections.fresh import Fresh
+from engine.stores.alive import Alive
+from engine.stores.boundary import public
 from engine.stores.layout import Home, is_id
 from engine.stores.recorder import Durability
 from engine.stores.sqlite import Transaction
@@ -68,14 +70,16 @@ class CascadeReport(Struct, frozen=True, kw_only=True):
     partial: Partial | None
 
 
+@public
 class Agents:
     """The agent graph of one home. Safe to call from many threads."""
 
-    def __init__(self, home: Home, fresh: Fresh, decisions: Decisions, threads: Threads) -> None:
+    def __init__(self, home: Home, fresh: Fresh, decisions: Decisions, threads: Threads, alive: Alive) -> None:
         self._home = home
         self._fresh = fresh
         self._decisions = decisions
         self._threads = threads
+        self._alive = alive
 
     # --- what is there -------------------------------------------------------------------------------------------
 

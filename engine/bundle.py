@@ -34,6 +34,7 @@ from engine.events.item import Item, item_of_record
 from engine.events.record import Rejected, decode
 from engine.holdings import Holdings, RemovalParts, translated
 from engine.projections import thread_facts
+from engine.projections.history import readable
 from engine.projections.runner import Stale
 from engine.receipts import BundledRollout, BundledThread, BundleReport, ImportReport
 from engine.stores.archive_file import ZipReader, ZipWriter, reading, unusable, writing
@@ -80,8 +81,12 @@ class Bundler:
         With `bases` the rollouts that they go on from come along, as others' threads. A thread that is being written is
         packed as it is now. Raises `ThreadNotFound`, `TruthGone`, `InvalidRequest` (nothing to pack, a name that is taken).
         """
+        _check_path(path)
         if not path.startswith("/"):
             raise InvalidRequest(f"The path {path!r} is not absolute.", hint="Give the bundle's full path.")
+        folder = path.rpartition("/")[0] or "/"
+        if self._parts.files.kind(folder, op="bundle.folder", follow=True) != "folder":
+            raise InvalidRequest(f"There is no folder {folder}.", hint="Make it first, or give another path.")
         self._holdings.catch_up()
         asked = self._all() if thread_ids is None else [self._holdings.known(each) for each in thread_ids]
         if not asked:
@@ -91,15 +96,14 @@ class Bundler:
             if not found:
                 raise TruthGone(f"The rollout of {each} is gone.", hint="Leave it out, or restore its file.")
         more, missing = self._bases(rollouts) if bases else ({}, [])
-        with translated(path):
-            try:
-                with writing(path, files=self._parts.files) as packed:
-                    every = sorted({*rollouts, *more})
-                    threads = [self._pack(packed, each, rollouts.get(each), more.get(each, [])) for each in every]
-                    manifest = _Manifest(format=FORMAT, version=VERSION, threads=threads, missing_bases=missing)
-                    packed.add(MANIFEST, [msgspec.json.format(msgspec.json.encode(manifest), indent=1)])
-            except FileExistsError as error:
-                raise InvalidRequest(f"There is something at {path}.", hint="Give another name.") from error
+        try:
+            with writing(path, files=self._parts.files) as packed:
+                every = sorted({*rollouts, *more})
+                threads = [self._pack(packed, each, rollouts.get(each), more.get(each, [])) for each in every]
+                manifest = _Manifest(format=FORMAT, version=VERSION, threads=threads, missing_bases=missing)
+                packed.add(MANIFEST, [msgspec.json.format(msgspec.json.encode(manifest), indent=1)])
+        except FileExistsError as error:
+            raise InvalidRequest(f"There is something at {path}.", hint="Give another name.") from error
         return BundleReport(path=path, threads=threads, missing_bases=missing)
 
     def import_bundle(self, path: str, *, dry_run: bool = False) -> ImportReport:
@@ -108,6 +112,7 @@ class Bundler:
         The whole bundle is checked first. Raises `BundleUnusable`, `ReadOnlyHome`, `StoreBusy` where an erasure is at work
         for longer than `busy_wait_ms`, and `ImportCutShort`, which names what was imported before it failed.
         """
+        _check_path(path)
         if not dry_run:
             self._holdings.check_writable()
         report = verify_bundle(path, files=self._parts.files)
@@ -170,10 +175,11 @@ class Bundler:
 
         def pieces(source: Source) -> Iterator[bytes]:
             nonlocal size
-            for data in _pieces(source):
-                digest.update(data)
-                size += len(data)
-                yield data
+            with readable(found):
+                for data in _pieces(source):
+                    digest.update(data)
+                    size += len(data)
+                    yield data
 
         with self._holdings.opened(found) as source:
             packed.add(found.path, pieces(source))
@@ -250,7 +256,7 @@ class Bundler:
 
     def _is_same(self, found: Found, rollout: BundledRollout) -> bool:
         digest, size = hashlib.sha256(), 0
-        with self._holdings.opened(found) as source:
+        with readable(found), self._holdings.opened(found) as source:
             for data in _pieces(source):
                 digest.update(data)
                 size += len(data)
@@ -315,8 +321,13 @@ class Bundler:
             self._parts.facts.catch_up()
 
 
+def _check_path(path: object) -> None:
+    if not isinstance(path, str):
+        raise InvalidRequest(f"{path!r} is no path.", hint="Give the bundle's path as text.")
+
+
 def verify_bundle(path: str, *, files: Files | None = None) -> BundleReport:
-    """Read a bundle from its first byte to its last, and compare all with its manifest. Raises `BundleUnusable`, OSError."""
+    """Read a bundle from its first byte to its last, and compare all with its manifest. Raises `BundleUnusable`."""
     with reading(path, files=files or Files()) as packed:
         manifest = _manifest(packed, path)
         named = {MANIFEST}

@@ -43,6 +43,8 @@ from engine.events.device_keys import (
 )
 from engine.projections.device_keys import BOUND, Binding, all_bindings, binding_of
 from engine.projections.fresh import Fresh
+from engine.stores.alive import Alive
+from engine.stores.boundary import guarded, public
 
 ALGORITHM = "ecdsa_p256_sha256"
 
@@ -115,14 +117,16 @@ class NoProvider:
         raise _unsupported()
 
 
+@public
 class Bindings:
     """The engine's own store: a binding is a record in the home's journal, and a row that follows from it.
 
     An answer knows all of the journal or fails: a signature does not rest on whose a key was some time ago.
     """
 
-    def __init__(self, fresh: Fresh, decisions: Decisions) -> None:
+    def __init__(self, fresh: Fresh, decisions: Decisions, alive: Alive) -> None:
         self._fresh = fresh
+        self._alive = alive
         self._decisions = decisions
 
     async def get(self, key_id: str) -> Binding | None:
@@ -131,10 +135,9 @@ class Bindings:
     async def put(self, key_id: str, account_user_id: str, client_id: str) -> None:
         check_key_id(key_id)
         _check_owner(account_user_id, client_id)
+        record = guarded(self._alive, self._decisions.record)
         await _off_loop(
-            lambda: self._decisions.record(
-                BOUND, None, key_id=key_id, account_user_id=account_user_id, client_id=client_id
-            )
+            lambda: record(BOUND, None, key_id=key_id, account_user_id=account_user_id, client_id=client_id)
         )
 
     def list(self) -> list[Binding]:

@@ -52,6 +52,10 @@ class RolloutUnreadable(EngineError):
     """One rollout cannot be read; all others can."""
 
 
+class SystemRefused(EngineError):
+    """The operating system refused a call on a file; `path` is which, where the system says so."""
+
+
 class ReadOnlyHome(EngineError):
     """Something was to be written, and the home is read-only and no state_dir was given."""
 

@@ -21,6 +21,7 @@ from engine.errors import InvalidRequest, InvalidToken, StoreError
 from engine.options import Options
 from engine.projections.history import History, StoredRecord, stored_record
 from engine.stores.alive import Alive
+from engine.stores.boundary import public, typed
 from engine.stores.files import Files
 from engine.stores.finder import Finder, Tracked
 from engine.stores.follow_token import Token, decode_token, encode_token
@@ -68,6 +69,7 @@ class Notice(NamedTuple):
     reason: str
 
 
+@public
 class Follower:
     """An iterator of `Followed` and `Notice` that waits for the next one, until it is closed."""
 
@@ -116,6 +118,7 @@ class Follower:
         streams = {key: tracked.stream for key, tracked in self._finder.streams.items()}
         return encode_token(self._threads, streams, decisions=self._decisions)
 
+    @typed
     def close(self) -> None:
         """End the iteration, also one that waits in another thread; a second call does nothing."""
         self._stop.set()
@@ -124,7 +127,6 @@ class Follower:
 
     def poll(self) -> Followed | Notice | None:
         """The next one, or None where none came for a moment. Raises `StopIteration` once it is closed, and as `next` does."""
-        self._alive.check()
         if self._stop.is_set():
             self.close()
             raise StopIteration

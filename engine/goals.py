@@ -50,9 +50,11 @@ from engine.projections.goal_facts import GOAL_DELETED
 from engine.projections.goals import GoalFold, deleted_goals, get_goal, goal_of, list_goals, newest
 from engine.projections.history import readable
 from engine.projections.threads import stream_of
+from engine.stores.boundary import public
 from engine.stores.journal import Journal
 from engine.stores.layout import Found, is_id, locate
-from engine.stores.rollouts import Located, open_source
+from engine.stores.lineage import open_rollout
+from engine.stores.rollouts import Located
 from engine.stores.watermarks import Watermark
 from engine.thread import Thread, WriterParts
 from engine.writers import Writers
@@ -78,11 +80,13 @@ class UsageRecord(Struct, frozen=True, kw_only=True):
     time_used_seconds: int
 
 
+@public
 class Goals:
     """The goals of one home's threads."""
 
     def __init__(self, parts: WriterParts, writers: Writers, fresh: Fresh, facts: Facts, journal: Journal) -> None:
         self._parts = parts
+        self._alive = parts.alive
         self._writers = writers
         self._fresh = fresh
         self._facts = facts
@@ -287,8 +291,7 @@ class Goals:
         parts = self._parts
         fold = GoalFold(thread_id)
         with readable(found):
-            path = parts.home.absolute(found.path, compressed=found.compressed)
-            source = open_source(path, compressed=found.compressed, files=parts.files, options=parts.options)
+            source = open_rollout(parts.home, found, parts.options, parts.files)
             with contextlib.closing(source):
                 marks = {} if mark is None else {fold.name: mark}
                 (folded,) = Folder([fold], parts.options).fold(stream_of(found.path), source, marks)
@@ -364,7 +367,6 @@ class Goals:
         return self._parts.clock.new_id()
 
     def _check(self, thread_id: str | None = None) -> None:
-        self._parts.alive.check()
         if not self._parts.options.goals:
             raise InvalidRequest("Goals are switched off here.", hint="Open the home with Options(goals=True).")
         if thread_id is not None and not is_id(thread_id):

@@ -9,8 +9,10 @@ from __future__ import annotations
 from engine.projections.turn_index import TurnIndex
 from engine.projections.turn_list import ItemPage, ItemQuery, ItemsView, SortDirection, TurnPage, TurnQuery
 from engine.stores.alive import Alive
+from engine.stores.boundary import public
 
 
+@public
 class Turns:
     """The turns of one home's threads."""
 
@@ -34,11 +36,11 @@ class Turns:
         `interrupted`. `partial` is None where the page is of all that the thread's rollouts hold. Raises `ThreadNotFound`,
         `TruthGone`, `RolloutUnreadable`, `InvalidRequest`, `InvalidCursor`, `StoreError`.
         """
-        self._alive.check()
         query = TurnQuery(limit=limit, cursor=cursor, sort_direction=sort_direction, items_view=items_view)
         return self._index.turns(thread_id, query)
 
 
+@public
 class Items:
     """The items of one home's threads."""
 
@@ -59,6 +61,5 @@ class Items:
 
         An item that cannot be read says why (`unreadable`). Raises as `Turns.list` does.
         """
-        self._alive.check()
         query = ItemQuery(limit=limit, cursor=cursor, sort_direction=sort_direction, turn_id=turn_id)
         return self._index.items(thread_id, query)

@@ -20,6 +20,7 @@ from engine.events.record import Rejected, decode
 from engine.options import Options
 from engine.projections import thread_facts
 from engine.projections.facts import Facts
+from engine.projections.history import readable
 from engine.projections.logs import LogTable
 from engine.projections.projection import Projection
 from engine.projections.runner import Runner, Stale
@@ -30,9 +31,9 @@ from engine.stores.files import Files
 from engine.stores.fill import fill_lines
 from engine.stores.journal import Journal
 from engine.stores.layout import Found, Home, Refused, is_archived, is_id, locate, walk
-from engine.stores.lineage import Segment, are_foreign, lineage
+from engine.stores.lineage import Segment, are_foreign, lineage, open_rollout
 from engine.stores.lineage_lock import lineage_held
-from engine.stores.rollouts import Source, open_source
+from engine.stores.rollouts import Source
 from engine.stores.sqlite import Database
 from engine.stores.writer_lock import acquire
 
@@ -169,20 +170,18 @@ class Holdings:
             return [Segment(head, None)]
 
     def lineage(self, head: Found) -> list[Segment]:
-        """A rollout's history, oldest part first. Raises `LineageBroken`."""
-        return lineage(self._parts.home, head, self.resolve, options=self._parts.options, files=self._parts.files)
+        """A rollout's history, oldest part first. Raises `LineageBroken`, `TruthGone`, `RolloutUnreadable`."""
+        parts = self._parts
+        with readable(head):
+            return lineage(parts.home, head, self.resolve, options=parts.options, files=parts.files)
 
     @contextlib.contextmanager
     def opened(self, found: Found) -> Iterator[Source]:
-        path = self._parts.home.absolute(found.path, compressed=found.compressed)
-        with translated(path):
-            source = open_source(
-                path, compressed=found.compressed, files=self._parts.files, options=self._parts.options
-            )
-            try:
-                yield source
-            finally:
-                source.close()
+        """A rollout to be read, wherever it is now. Raises `TruthGone`, `RolloutUnreadable`."""
+        with readable(found):
+            source = open_rollout(self._parts.home, found, self._parts.options, self._parts.files)
+        with contextlib.closing(source):
+            yield source
 
     def journal_lines(self, thread_ids: Sequence[str]) -> list[bytes]:
         """The journal's records of these threads, but for those of erasures."""

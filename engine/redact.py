@@ -18,6 +18,7 @@ from engine.events.record import BYTE_ORDER_MARK, kind_of
 from engine.events.redaction import Filled, redacted
 from engine.holdings import Holdings, RemovalParts, translated
 from engine.projections import thread_facts
+from engine.projections.history import readable
 from engine.projections.runner import Stale
 from engine.projections.thread_facts import unfinished_redactions
 from engine.projections.thread_list import get_thread
@@ -56,7 +57,7 @@ class Redactor:
         """Replace one record of a thread's own by filler, in each of its rollouts that holds that very line.
 
         It is named by its ordinal, or by its byte offset in the newest rollout. Raises `InvalidRequest`, `ThreadNotFound`,
-        `NotRedactable`, `ThreadBusy`, `ReadOnlyHome`, `RolloutUnusable`.
+        `NotRedactable`, `ThreadBusy`, `ReadOnlyHome`, `RolloutUnreadable`, `RolloutUnusable`.
         """
         self._holdings.check_writable()
         if (ordinal is None) == (offset is None):
@@ -143,11 +144,11 @@ class Redactor:
         return found, located
 
     def _records(self, segment: Segment) -> Iterator[Located | Damage]:
-        with self._holdings.opened(segment.found) as source:
+        with readable(segment.found), self._holdings.opened(segment.found) as source:
             yield from records(source, 0, segment.end, self._parts.options)
 
     def _line(self, found: Found, offset: int, length: int) -> bytes:
-        with self._holdings.opened(found) as source:
+        with readable(found), self._holdings.opened(found) as source:
             return source.read_at(offset, length)
 
     def _filled(self, found: Found, place: Located, line: bytes) -> Filled:

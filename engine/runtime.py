@@ -52,6 +52,7 @@ from engine.projections.status import Status, read_status
 from engine.projections.turn_index import TurnIndex, history_side
 from engine.redact import Redactor
 from engine.stores.alive import Alive
+from engine.stores.boundary import public, typed
 from engine.stores.compression import ColdReport, compress_cold
 from engine.stores.files import Files
 from engine.stores.jobs import Jobs
@@ -79,6 +80,7 @@ STATE_SHAPE = 1
 JOBS_SHAPE = 1
 
 
+@public
 class Engine:
     """One open home. Use it in a `with` block; safe to call from many threads."""
 
@@ -115,7 +117,7 @@ class Engine:
         """The device keys that are bound in this home; see `engine.device_keys`."""
         from engine.device_keys import Bindings, HomeKeys  # noqa: PLC0415 - asyncio is slow to import, and few need it
 
-        return HomeKeys(Bindings(self._fresh, self._decisions), self._clock)
+        return HomeKeys(Bindings(self._fresh, self._decisions, self._alive), self._clock)
 
     def backfill(
         self,
@@ -129,7 +131,6 @@ class Engine:
         Or one projection alone: `threads`, `facts`, `turns`, `search`. With `workers` so many processes read and fold. See
         `engine.projections.backfill` and `engine.projections.filling`. Raises `InvalidRequest`, `StoreError`.
         """
-        self._alive.check()
         self._rebuild.check(None, projection)
         started = self._clock.elapsed_s()
         side = None if projection is None else self._sides.of(projection)
@@ -157,7 +158,6 @@ class Engine:
 
         See `engine.projections.rebuild`. A damaged database is set aside first. Raises `InvalidRequest`, `ThreadNotFound`.
         """
-        self._alive.check()
         started = self._clock.elapsed_s()
         side = None if projection is None else self._sides.of(projection)
         with Pool(workers, self._home, self._options) as pool:
@@ -178,7 +178,6 @@ class Engine:
 
         Tables in memory are filled first. A database that is lost or damaged is begun anew, and its missing rows told.
         """
-        self._alive.check()
         if self._home.state is None:
             self._backfill.run()
         with contextlib.suppress(StoreError):
@@ -199,7 +198,6 @@ class Engine:
         Of a `plan` (a report's) the steps are done that are still called for. `offline` says that no other program uses
         this home. Raises `ReadOnlyHome`, `StoreError`; a step that cannot be done is in the report.
         """
-        self._alive.check()
         if self._home.state is None:
             raise ReadOnlyHome(f"The home {self._home.path} cannot be written.", hint="Make it writable first.")
         with contextlib.suppress(StoreError):
@@ -215,14 +213,12 @@ class Engine:
 
         With `deep` SQLite checks every page of them, too. A database that cannot be read is a finding.
         """
-        self._alive.check()
         return self._codex.run(deep=deep, progress=progress)
 
     def explain_codex(self, thread_id: str) -> Explanation:
         """Why the Codex CLI lists a thread, or does not. Raises `InvalidRequest`, `ThreadNotFound`."""
         from engine.audit.foreign_why import explain  # noqa: PLC0415 - see _audit_parts
 
-        self._alive.check()
         return explain(self._codex.survey(), thread_id, self._files)
 
     def compress(self, *, older_than_days: float) -> ColdReport:
@@ -230,7 +226,6 @@ class Engine:
 
         A rollout that somebody has open is passed over. Raises `ReadOnlyHome`, `StoreBusy`.
         """
-        self._alive.check()
         if self._home.state is None:
             raise ReadOnlyHome(f"The home {self._home.path} cannot be written.", hint="Make it writable first.")
         return compress_cold(
@@ -249,7 +244,6 @@ class Engine:
         `beginning`, or the `token` of an earlier follower, which knows its threads. `decisions` adds what is decided
         about the threads, from the journal. See `engine.follow`. Raises `InvalidRequest`, `InvalidToken`.
         """
-        self._alive.check()
         return Follower(
             self._home,
             self._journal,
@@ -286,7 +280,6 @@ class Engine:
         them; else a message is found in the thread that holds it. `partial` is None where all of it is indexed. Raises
         `InvalidRequest`, `InvalidCursor`, `ThreadNotFound`, `TruthGone`, `RolloutUnreadable`, `StoreError`.
         """
-        self._alive.check()
         return self._search.search(
             SearchQuery(
                 query=query,
@@ -304,7 +297,6 @@ class Engine:
 
     def status(self) -> Status:
         """How the home stands: threads, lag, set-aside records, back-fill, counters, background."""
-        self._alive.check()
         return self._fresh.mending(
             lambda: read_status(
                 self._home,
@@ -318,6 +310,7 @@ class Engine:
         )
 
     @cached_property
+    @typed
     def memories(self) -> Memories:
         """What was learned in threads; see `engine.memories.service`."""
         from engine.memories import parts, service  # noqa: PLC0415 - most of those who open a home ask for no memories
@@ -358,6 +351,7 @@ class Engine:
         )
         return {name: count for counters in several for name, count in asdict(counters).items()}
 
+    @typed
     def close(self) -> None:
         """Close the threads that are open, write what their rows lack, close everything; a second call does nothing.
 
@@ -423,7 +417,7 @@ class Engine:
     def _finish_what_was_begun(self) -> None:
         """Erasures, redactions and moves that a crash left half done; what cannot be finished now waits for the next open."""
         for finish in (self._eraser.finish, self._redactor.finish, self._writers.finish_archives):
-            with contextlib.suppress(EngineError):
+            with contextlib.suppress(EngineError, OSError):
                 self._fresh.mending(finish)
 
     def _fill(self, projection: str | None, pool: Pool, progress: Callable[[Progress], None] | None) -> BackfillReport:
@@ -568,11 +562,12 @@ class Engine:
             self._eraser,
             self._redactor,
             bundler,
+            self._alive,
             clock=clock,
             files=files,
         )
         self._decisions = Decisions(journal, self._facts)
-        self.agents = Agents(home, fresh, self._decisions, self.threads)
+        self.agents = Agents(home, fresh, self._decisions, self.threads, self._alive)
         self.goals = Goals(parts, self._writers, fresh, self._facts, journal)
         self._background = Background(
             {"tend": self._tend, "sides": self._sides.tend, "logs": self._log_table.tend},
@@ -589,6 +584,7 @@ def _show_nothing(progress: Progress) -> None:
     """Nobody wants to see it."""
 
 
+@typed
 def open(  # noqa: A001 - `engine.open(home)` reads as it should
     home: str,
     *,

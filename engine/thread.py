@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -28,6 +28,7 @@ from engine.options import Options
 from engine.projections.flush import Flush
 from engine.projections.history import History, StoredRecord
 from engine.stores.alive import Alive
+from engine.stores.boundary import typed
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
 from engine.stores.recorder import Appended, Counters, Durability, Position, Recorder
@@ -147,6 +148,10 @@ class Thread:
             self._check()
         if durability is not None:
             check_durability(durability)
+        if key is not None and type(key) is not str:
+            check_text("key", key)
+        if type(items) is not list and not isinstance(items, Iterable):
+            raise InvalidRequest(f"Items are no {type(items).__name__}.", hint="Give a list of items.")
         mode = self._identity.history_mode
         kept, kinds = [], set()
         for raw in items:
@@ -161,6 +166,7 @@ class Thread:
             self._parts.flush.note(self._identity.path, kinds)
         return answer
 
+    @typed
     def begin(self) -> None:
         """Make the rollout now, with nothing but its session_meta; nothing where it is there already."""
         self._check()
@@ -168,6 +174,7 @@ class Thread:
             self._recorder.begin()
             self._parts.flush.note(self._identity.path, {"session_meta"})
 
+    @typed
     def read(
         self,
         start: Position | None = None,
@@ -223,11 +230,13 @@ class Thread:
             self._may_be_open = True
             raise
 
+    @typed
     def sync(self) -> Position:
         """Return when everything acknowledged so far is on the medium."""
         self._check()
         return self._recorder.sync()
 
+    @typed
     def close(self) -> None:
         """Sync, give the lock back; a second call does nothing. In a forked child it only lets go of the copy."""
         if self._closed or self._lock.forked:
@@ -270,6 +279,7 @@ class Thread:
         if self._closed:
             raise EngineClosed(f"The thread {self.id} is closed.", hint="Resume it to go on.")
 
+    @typed
     def _ends_of_open_turn(self) -> list[compose.Raw]:
         """What ends a turn that a crash, or a disk that was full, left without its end."""
         if not self._may_be_open:  # another thread was here first
@@ -280,6 +290,7 @@ class Thread:
             return []
         return ends_of_open_turn(self._parts.history.own_lines_backwards(found), self.history_mode, self.id)
 
+    @typed
     def _stored_usage(self) -> dict[str, int]:
         """The running total in the newest token_count that has one. A fork goes on from its source's, as other writers do."""
         found = locate(self._parts.home, self._identity.path, self._parts.files)
@@ -297,6 +308,8 @@ def changed_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) ->
     changed = {**settings, **changes}
     if "sandbox_policy" in changes or "cwd" in changes:
         changed["permission_profile"] = changes.get("permission_profile")
+    for name in ("model", "model_provider", "reasoning_effort"):
+        check_text(name, changed[name])
     if not isinstance(changed["sandbox_policy"], Mapping):
         raise InvalidRequest("A sandbox_policy is an object.", hint='Give {"type": "read-only"} or another.')
     if not isinstance(changed["cwd"], str) or not changed["cwd"].startswith("/"):
@@ -304,6 +317,12 @@ def changed_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) ->
             f"The cwd {changed['cwd']!r} is not an absolute path.", hint="Give the folder's full path."
         )
     return changed
+
+
+def check_text(name: str, value: object) -> None:
+    """Raises `InvalidRequest` for what is neither text nor None."""
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequest(f"The {name} {value!r} is no text.", hint=f"Give a {name} that is text, or none.")
 
 
 def check_durability(durability: str) -> None:

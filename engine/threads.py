@@ -35,6 +35,8 @@ from engine.projections.thread_list import (
 )
 from engine.receipts import Bundles, Redaction, Removal
 from engine.stores import watermarks
+from engine.stores.alive import Alive
+from engine.stores.boundary import guarded, public
 from engine.stores.files import Files
 from engine.stores.layout import Home, is_id, locate
 from engine.stores.recorder import Position
@@ -71,6 +73,7 @@ class FetchedThread(Struct, frozen=True, kw_only=True):
     set_aside: int
 
 
+@public
 class Threads:
     """The threads of one home."""
 
@@ -85,6 +88,7 @@ class Threads:
         removal: Removal,
         redaction: Redaction,
         bundles: Bundles,
+        alive: Alive,
         *,
         clock: Clock,
         files: Files,
@@ -95,19 +99,20 @@ class Threads:
         self._fresh = fresh
         self._checker = checker
         self._history = history
-        self.create = writers.create
-        self.resume = writers.resume
-        self.fork = writers.fork
-        self.rename = writers.rename
-        self.set_memory_mode = writers.set_memory_mode
-        self.dismiss = writers.dismiss
-        self.archive = writers.archive
-        self.unarchive = writers.unarchive
-        self.preview_erase = removal.preview
-        self.erase = removal.erase
-        self.redact = redaction.redact
-        self.export = bundles.export
-        self.import_bundle = bundles.import_bundle
+        self._alive = alive
+        self.create = guarded(alive, writers.create)
+        self.resume = guarded(alive, writers.resume)
+        self.fork = guarded(alive, writers.fork)
+        self.rename = guarded(alive, writers.rename)
+        self.set_memory_mode = guarded(alive, writers.set_memory_mode)
+        self.dismiss = guarded(alive, writers.dismiss)
+        self.archive = guarded(alive, writers.archive)
+        self.unarchive = guarded(alive, writers.unarchive)
+        self.preview_erase = guarded(alive, removal.preview)
+        self.erase = guarded(alive, removal.erase)
+        self.redact = guarded(alive, redaction.redact)
+        self.export = guarded(alive, bundles.export)
+        self.import_bundle = guarded(alive, bundles.import_bundle)
         self._clock = clock
         self._files = files
 

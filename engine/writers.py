@@ -48,7 +48,7 @@ from engine.stores.lineage import are_foreign, first_meta
 from engine.stores.lineage_lock import lineage_held
 from engine.stores.recorder import Durability, Recorder, Start
 from engine.stores.writer_lock import WriterLock, acquire
-from engine.thread import Identity, Thread, WriterParts, changed_settings, check_durability
+from engine.thread import Identity, Thread, WriterParts, changed_settings, check_durability, check_text
 
 ORIGINATOR = "rolloutdb"
 OWN_MARK = "rolloutdb"
@@ -120,6 +120,13 @@ class Writers:
             raise InvalidRequest(f"There is no history mode {history_mode!r}.", hint=f"Use {PAGINATED} or {LEGACY}.")
         if memory_mode is not None:
             _check_memory_mode(memory_mode)
+        texts = {"originator": originator, "thread_source": thread_source, "base_instructions": base_instructions}
+        for name, value in texts.items():
+            check_text(name, value)
+        if not isinstance(source, str | Mapping):
+            raise InvalidRequest(
+                f"The source {source!r} is neither text nor an object.", hint='Give "cli", or another.'
+            )
         base = {**_SETTINGS, "cwd": cwd, "model": model, "model_provider": model_provider}
         now = changed_settings(base, {"cwd": cwd, **(settings or {})})
         new = self._new()
@@ -274,7 +281,8 @@ class Writers:
         return [] if goal is None else decide(new.id, None, Inherit(goal=goal), new.created_ms).records
 
     def rename(self, thread_id: str, name: str | None) -> None:
-        """Give a thread a name, or take it away."""
+        """Give a thread a name, or take it away. Raises `InvalidRequest`, `ThreadNotFound`."""
+        check_text("name", name)
         row = self._history.row(thread_id)
         self._decisions.record(thread_facts.NAMED, row.id, name=(name or "").strip() or None)
 
@@ -337,8 +345,13 @@ class Writers:
         thread = Thread(
             identity, recorder, lock, settings, durability, self._parts, self._forget, may_be_open=may_be_open
         )
-        with self._mutex:
-            self._open.append(thread)
+        try:
+            with self._mutex:
+                self._parts.alive.check()  # `close` takes what is in the list once: nobody would close this one
+                self._open.append(thread)
+        except EngineError:
+            thread.close()
+            raise
         return thread
 
     def _recorder(self, path: str, durability: Durability, start: Start | None) -> Recorder:

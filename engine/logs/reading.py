@@ -18,6 +18,7 @@ from engine.options import Options
 from engine.projections.log_query import Bodies, LogQuery, LogRecord, check, export, max_id, pick
 from engine.projections.logs import LogLag, LogParts, LogTable
 from engine.stores.alive import Alive
+from engine.stores.boundary import public, typed
 from engine.stores.files import Files
 from engine.stores.layout import Home, open_home
 from engine.stores.link import files_translated
@@ -52,6 +53,7 @@ class LogStatus(Struct, frozen=True, kw_only=True):
     lag: LogLag
 
 
+@typed
 def open_logs(
     home: str,
     *,
@@ -78,6 +80,7 @@ def logs_of(
     return Logs(table, Alive(), options=options, files=files)
 
 
+@public
 class Logs:
     """The log of one home."""
 
@@ -147,6 +150,7 @@ class Logs:
             lag=lag,
         )
 
+    @typed
     def close(self) -> None:
         """Close the table; a second call does nothing."""
         if not self._alive.forked:
@@ -163,7 +167,6 @@ class Logs:
     @contextlib.contextmanager
     def _asking(self) -> Iterator[bool]:
         """Around a question: whether there is nothing to be asked, so that no file is made for the answer."""
-        self._alive.check()
         with files_translated("logs", self._table.folder):
             yield not self._table.is_there and not self._table.segments()
 

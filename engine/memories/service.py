@@ -25,6 +25,8 @@ from engine.memories.tools import Reading, Tool, resolve
 from engine.projections import memories, memory_facts, thread_facts
 from engine.projections.catchup import Partial
 from engine.projections.memories import Consolidated, Coverage, Limits, Memory
+from engine.stores.alive import Alive
+from engine.stores.boundary import guarded, public
 from engine.stores.jobs import Running
 from engine.stores.layout import is_id
 
@@ -77,11 +79,13 @@ class RunReport(Struct, kw_only=True):
     held_back: bool = False
 
 
+@public
 class Memories:
     """The memories of one home."""
 
     def __init__(self, parts: MemoryParts | None, why_not: EngineError | None = None) -> None:
         self._found = parts
+        self._alive = Alive() if parts is None else parts.alive
         self._why_not = why_not
 
     @property
@@ -89,7 +93,6 @@ class Memories:
         if self._found is None:
             assert self._why_not is not None
             raise self._why_not
-        self._found.alive.check()
         return self._found
 
     def run(
@@ -313,8 +316,8 @@ class Memories:
         parts = self._parts
         if not parts.limits.tools:
             return ()
-
-        return Reading(parts.root, parts.files, self._add_note).tools()
+        tools = Reading(parts.root, parts.files, self._add_note).tools()
+        return tuple(each._replace(call=guarded(parts.alive, each.call)) for each in tools)
 
     def add_note(self, text: str, *, slug: str = "note") -> str:
         """A note for the next consolidation: what to remember, to change or to forget. Its path in the folder.

@@ -6,6 +6,7 @@ goes on from. A legacy source has no ordinals to refer to, so its records up to 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,10 +19,11 @@ from engine.events.payloads import HistoryBase
 from engine.events.record import Record, Rejected, decode, kind_of
 from engine.events.skim import Skim
 from engine.options import Options
+from engine.projections.history import readable
 from engine.stores.files import Files
 from engine.stores.layout import Found, Home
-from engine.stores.lineage import Resolve, Segment, lineage
-from engine.stores.rollouts import Located, Source, blocks, lines_backwards, open_source, records
+from engine.stores.lineage import Resolve, Segment, lineage, open_rollout, where_it_is
+from engine.stores.rollouts import Located, PlainSource, Source, blocks, lines_backwards, records
 
 _STARTED = "event_msg.task_started"
 _ENDED = ("event_msg.task_complete", "event_msg.turn_aborted")
@@ -51,19 +53,23 @@ def boundary(
     options: Options,
     files: Files,
 ) -> Boundary:
-    """The place that was asked for; neither turn means the end. Raises `InvalidRequest`, `LineageBroken`, OSError."""
+    """The place that was asked for; neither turn means the end.
+
+    Raises `InvalidRequest`, `LineageBroken`, `TruthGone`, `RolloutUnreadable`.
+    """
     if through_turn is not None and before_turn is not None:
         raise InvalidRequest("A fork is through a turn or before one, not both.", hint="Give one of the two.")
     reader = _Reader(home, options, files)
-    segments = lineage(home, found, resolve, options=options, files=files)
-    if through_turn is None and before_turn is None:
-        index, ordinal, offset = len(segments) - 1, *reader.end_of(segments[-1])
-    else:
-        index, ordinal, offset = _at_turn(reader.turns(segments), through_turn, before_turn)
-    at = segments[index].found
-    if ordinal is None:
-        return Boundary(None, reader.items(at, offset))
-    reader.sync(at)
+    with readable(found):
+        segments = lineage(home, found, resolve, options=options, files=files)
+        if through_turn is None and before_turn is None:
+            index, ordinal, offset = len(segments) - 1, *reader.end_of(segments[-1])
+        else:
+            index, ordinal, offset = _at_turn(reader.turns(segments), through_turn, before_turn)
+        at = segments[index].found
+        if ordinal is None:
+            return Boundary(None, reader.items(at, offset))
+        reader.sync(at)
     return Boundary(HistoryBase(reader.rollout_id(at), ordinal, offset), iter(()))
 
 
@@ -95,15 +101,19 @@ class _Reader:
 
     def sync(self, found: Found) -> None:
         """What a fork goes on from must not be lost by a power cut that the fork survives."""
-        if not found.compressed:
-            with self._files.reading(self._home.absolute(found.path), op="fork.read") as fd:
-                self._files.sync(fd, op="fork.sync")
+
+        def sync(now: Found) -> None:
+            if not now.compressed:  # what is compressed was synced before it got its name
+                with self._files.reading(self._home.absolute(now.path), op="fork.read") as fd:
+                    self._files.sync(fd, op="fork.sync")
+
+        where_it_is(self._home, found, self._files, sync)
 
     def end_of(self, segment: Segment) -> tuple[int | None, int]:
         """The ordinal and byte behind the last whole record."""
         source = self._open(segment.found)
         try:
-            if segment.found.compressed:
+            if not isinstance(source, PlainSource):
                 last = None
                 for each in records(source, 0, segment.end, self._options):
                     last = each if isinstance(each, Located) else last
@@ -141,13 +151,10 @@ class _Reader:
 
     def items(self, found: Found, end: int) -> Iterator[Item]:
         """The records before a byte, as items with their own times."""
-        source = self._open(found)
-        try:
+        with readable(found), contextlib.closing(self._open(found)) as source:
             for each in records(source, 0, end, self._options):
                 if isinstance(each, Located):
                     yield item_of_record(each.record)
-        finally:
-            source.close()
 
     def _marks(self, source: Source, end: int | None) -> Iterator[tuple[int, int, Record[Raw]]]:
         for block in blocks(source, 0, end, self._options):
@@ -162,8 +169,7 @@ class _Reader:
                     yield block.offset + hit.start, hit.end - hit.start, record
 
     def _open(self, found: Found) -> Source:
-        path = self._home.absolute(found.path, compressed=found.compressed)
-        return open_source(path, compressed=found.compressed, files=self._files, options=self._options)
+        return open_rollout(self._home, found, self._options, self._files)
 
 
 class _Payload(Struct):

@@ -174,9 +174,15 @@ class History:
 
 @contextlib.contextmanager
 def readable(found: Found) -> Iterator[None]:
-    """What the operating system raises as `RolloutUnreadable`, for a rollout or what it goes on from."""
+    """What the operating system raises as `RolloutUnreadable`, or `TruthGone`, for a rollout or what it goes on from."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise TruthGone(
+            f"A rollout of the history of {found.path} went while it was read.",
+            hint="Restore it, or dismiss the thread.",
+            path=error.filename or found.path,
+        ) from error
     except OSError as error:
         raise RolloutUnreadable(
             f"A rollout of the history of {found.path} cannot be read: {error.strerror}.",

@@ -17,6 +17,7 @@ from engine.projections.side import Parts, Side
 from engine.projections.side_tables import StreamTable
 from engine.projections.sides import OWN_PREFIX
 from engine.stores.alive import Alive
+from engine.stores.boundary import public
 from engine.stores.sqlite import Row, Transaction, Values
 
 
@@ -60,6 +61,7 @@ class Snapshot:
             ) from error
 
 
+@public
 class OwnRows:
     """The rows of one projection."""
 
@@ -75,13 +77,11 @@ class OwnRows:
         With `thread_id` that thread is looked for even where the rows are far behind. Raises `ProjectionFailed` where the
         projection's own code could not fold a rollout, `StoreError`, `EngineClosed`, `ForkedEngine`.
         """
-        self._alive.check()
         with self._side.read(thread_id=thread_id) as (transaction, partial):
             yield Snapshot(self.name, transaction, partial)
 
     def rows(self, sql: str, values: Values = (), *, thread_id: str | None = None) -> list[Row]:
         """All rows of one query. Raises as `read` and `Snapshot.rows` do."""
-        self._alive.check()
         found, _ = self._side.ask(
             lambda transaction: list(Snapshot(self.name, transaction, None).rows(sql, values)), thread_id=thread_id
         )

@@ -43,7 +43,7 @@ from engine.projections.turn_tail import Newest, newest_of, scratch
 from engine.stores import migrate
 from engine.stores.bodies import Bodies
 from engine.stores.files import Files
-from engine.stores.layout import Found, Home
+from engine.stores.layout import Found, Home, is_id
 from engine.stores.lineage import Segment
 from engine.stores.link import files_translated
 from engine.stores.sqlite import Transaction
@@ -152,7 +152,7 @@ class TurnIndex:
     def _is_held(self, thread_id: str) -> bool:
         """Whether somebody has the thread open for writing; one whose lock cannot be looked at is taken for nobody's."""
         try:
-            return live_owner(self._home, thread_id.lower(), self._files) is not None
+            return is_id(thread_id) and live_owner(self._home, thread_id.lower(), self._files) is not None
         except OSError:
             return False
 

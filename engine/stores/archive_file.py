@@ -103,9 +103,10 @@ class ZipReader:
 
 @contextlib.contextmanager
 def reading(path: str, *, files: Files) -> Iterator[ZipReader]:
-    """Open a zip for reading. Raises `BundleUnusable`, OSError."""
-    with files.reading(path, op="bundle.open") as fd:
+    """Open a zip for reading. All that is wrong with it is `BundleUnusable`."""
+    with contextlib.ExitStack() as held:
         with _translated(path):
+            fd = held.enter_context(files.reading(path, op="bundle.open"))
             zip_file = zipfile.ZipFile(io.BufferedReader(_In(fd, files.fstat(fd, op="bundle.stat").size, files)))
         with zip_file:
             yield ZipReader(zip_file, path)
@@ -126,6 +127,12 @@ def _translated(path: str) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
         raise unusable(path, f"it is cut or altered ({error})") from error
+    except OSError as error:
+        raise BundleUnusable(
+            f"The bundle {path} cannot be read: {error.strerror or error}.",
+            hint="Check that it is there, who owns it and its mode.",
+            path=path,
+        ) from error
 
 
 class _Out(io.RawIOBase):

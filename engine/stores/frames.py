@@ -11,6 +11,7 @@ Source: RFC 8878, 3.1.1 and 3.1.2; Zstandard Seekable Format 0.1.0 (contrib/seek
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -146,7 +147,8 @@ class FramedSource:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        self._files.close(self._fd, op="rollout.close")
+        with contextlib.suppress(OSError):
+            self._files.close(self._fd, op="rollout.close")
 
     def _frame(self, index: int) -> bytes | None:
         if self._held[0] == index:

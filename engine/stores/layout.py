@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from engine.errors import HomeMissing, HomeNotAFolder, HomeUnreadable, StateOfAnotherHome
 from engine.stores.files import Entry, Files, FileStat
@@ -166,9 +166,9 @@ def render_name(name: RolloutName) -> str:
     return f"rollout-{name.named_at}-{name.thread_id}{own}.jsonl{COMPRESSED if name.compressed else ''}"
 
 
-def is_id(text: str) -> bool:
-    """Whether a text is a UUID as threads have them."""
-    return _UUID.fullmatch(text) is not None
+def is_id(text: object) -> TypeGuard[str]:
+    """Whether something is a text, and a UUID as threads have them."""
+    return isinstance(text, str) and _UUID.fullmatch(text) is not None
 
 
 def day_folder(named_at: str) -> str:
@@ -278,6 +278,16 @@ def locate(home: Home, path: str, files: Files) -> Found | None:
         stat = files.stat(home.absolute(path, compressed=compressed), op="layout.locate")
         if stat is not None:
             return Found(path, name._replace(compressed=compressed), compressed, stat)
+    return None
+
+
+def relocate(home: Home, found: Found, files: Files) -> Found | None:
+    """A rollout that was found before, in the form and the place that it has now: it may have been archived or brought back."""
+    name = render_name(found.name._replace(compressed=False))
+    for path in (found.path, f"{ARCHIVED_ROOT}/{name}", f"{day_folder(found.name.named_at)}/{name}"):
+        now = locate(home, path, files)
+        if now is not None:
+            return now
     return None
 
 

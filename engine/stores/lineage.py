@@ -9,20 +9,22 @@ ask for the own part only. Bases may be archived or compressed, also since they 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from engine.errors import LineageBroken
 from engine.events.payloads import SessionMeta
 from engine.events.record import BYTE_ORDER_MARK, Rejected, decode_as
 from engine.options import Options
 from engine.stores.files import Files
-from engine.stores.layout import Found, Home, locate
+from engine.stores.layout import Found, Home, relocate
 from engine.stores.rollouts import Located, Source, lines_backwards, open_source, records, seekable
 
 GENERATIONS_MAX = 1000
 """Longer chains are taken for damage."""
 
 _LOOKS_MAX = 3
+
+_Answer = TypeVar("_Answer")
 
 Resolve = Callable[[str], Found | None]
 """Finds a rollout by its rollout id."""
@@ -144,14 +146,26 @@ def _check_end(home: Home, found: Found, parent: Found, end: int, options: Optio
 
 
 def open_rollout(home: Home, found: Found, options: Options, files: Files) -> Source:
-    """The rollout in the form that it has now: it may have been compressed or brought back since it was found."""
+    """The rollout wherever it is now, and in the form that it has now. Raises OSError."""
+
+    def opened(now: Found) -> Source:
+        path = home.absolute(now.path, compressed=now.compressed)
+        return open_source(path, compressed=now.compressed, files=files, options=options)
+
+    return where_it_is(home, found, files, opened)
+
+
+def where_it_is(home: Home, found: Found, files: Files, use: Callable[[Found], _Answer]) -> _Answer:
+    """What `use` answers for a rollout, which may have been compressed, archived or brought back since it was found.
+
+    Raises what `use` raises; FileNotFoundError where the rollout is gone.
+    """
     for _ in range(_LOOKS_MAX):
-        path = home.absolute(found.path, compressed=found.compressed)
         try:
-            return open_source(path, compressed=found.compressed, files=files, options=options)
+            return use(found)
         except FileNotFoundError:
-            found = locate(home, found.path, files) or found
-    return open_source(path, compressed=found.compressed, files=files, options=options)
+            found = relocate(home, found, files) or found
+    return use(found)
 
 
 def _broken(found: Found, what: str, hint: str) -> LineageBroken:

@@ -42,7 +42,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the file back."""
+        """Give the file back. A close that fails has done so, and what was read was read: it raises nothing."""
         ...
 
 
@@ -129,7 +129,8 @@ class PlainSource:
         return data
 
     def close(self) -> None:
-        self._files.close(self._fd, op="rollout.close")
+        with contextlib.suppress(OSError):
+            self._files.close(self._fd, op="rollout.close")
 
 
 class CompressedSource:
@@ -157,7 +158,8 @@ class CompressedSource:
         return bytes(memoryview(self._window)[start : start + size]) if start < len(self._window) else b""
 
     def close(self) -> None:
-        self._files.close(self._fd, op="rollout.close")
+        with contextlib.suppress(OSError):
+            self._files.close(self._fd, op="rollout.close")
 
     def _start(self) -> None:
         import zstandard  # noqa: PLC0415 - most homes have no compressed rollouts

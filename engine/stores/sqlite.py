@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 
 from engine.clock import Clock
-from engine.errors import LibraryTooOld, StoreBusy, StoreCorrupt, StoreError, StoreUnavailable
+from engine.errors import ForkedEngine, LibraryTooOld, StoreBusy, StoreCorrupt, StoreError, StoreUnavailable
 from engine.options import Options
 from engine.stores import migrate
 from engine.stores.files import Files
@@ -131,6 +131,7 @@ class Database:
         self.quarantined: str | None = None
         self._place = place
         self._setup = setup
+        self._pid = os.getpid()
         self._closed = False
         self._is_open = False
         """Whether there is a file: not where it was set aside and no other could be opened yet."""
@@ -417,8 +418,18 @@ class Database:
         with self._alone("read"):
             yield self._writing_link()
 
+    def _check_process(self) -> None:
+        """SQLite forbids to use a connection that a forked child has a copy of; `Alive` asks before, where a call begins."""
+        if os.getpid() != self._pid:
+            raise ForkedEngine(
+                f"This process is a fork of the one that opened {self.name}.",
+                hint="Open the home again in this process.",
+                path=self.path,
+            )
+
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Link]:
+        self._check_process()
         if not self._readers_free.acquire(timeout=self._setup.options.busy_wait_ms / 1000):
             raise self._busy_here("read", f"all {self._setup.options.read_connections} read connections are in use")
         link: Link | None = None
@@ -435,6 +446,7 @@ class Database:
 
     @contextlib.contextmanager
     def _alone(self, op: str) -> Iterator[None]:
+        self._check_process()
         if not self._mutex.acquire(timeout=self._wait_ms_max() / 1000):
             raise self._busy_here(op, "another thread keeps it")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -24,6 +25,7 @@ from engine.errors import (
     InvalidRequest,
     ReadOnlyHome,
     RolloutUnusable,
+    SystemRefused,
     TruthGone,
 )
 from engine.options import Options
@@ -31,6 +33,7 @@ from engine.stores.archive_file import reading
 from engine.stores.compression import compress
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
+from engine.stores.lineage import open_rollout
 from engine.testing import HomePlan, make_home
 from engine.testing.files import Call, FaultyFiles
 from tests.removing import DAY_MS, START_MS, fork, opened, rollout_of, tagged, talk
@@ -80,7 +83,9 @@ def test_every_rollout_arrives_byte_for_byte_with_the_same_rows(home: Path, othe
         plain = {}
         with e._database.read() as transaction:
             for (path,) in list(transaction.rows("SELECT path FROM streams")):
-                with e.threads.export.__self__._holdings.opened(locate(Home(str(home), None), path, Files())) as source:
+                inside = Home(str(home), None)
+                found = locate(inside, path, Files())
+                with contextlib.closing(open_rollout(inside, found, Options(), Files())) as source:
                     plain[path.rpartition("/")[2]] = source.read_at(0, 1 << 30)
         done = f.threads.import_bundle(bundle)
         assert {path.rpartition("/")[2]: data for path, data in rollouts(other).items()} == plain
@@ -432,6 +437,20 @@ def test_a_file_that_is_no_bundle_is_refused(home: Path, tmp_path: Path) -> None
             e.threads.import_bundle(str(path))
 
 
+def test_a_bundle_that_is_not_there_or_cannot_be_read_is_told(home: Path, tmp_path: Path, bundle: str) -> None:
+    with opened(home) as e:
+        talk(e, "one")
+        e.threads.export(None, bundle)
+        with pytest.raises(BundleUnusable, match="No such file"):
+            e.threads.import_bundle(f"{tmp_path}/nowhere.zip")
+    for op, error in (("bundle.open", errno.EACCES), ("bundle.stat", errno.EIO), ("bundle.read", errno.EIO)):
+        broken = FaultyFiles(Files(), lambda _, call, op=op, error=error: error if call.op == op else None)
+        with opened(home, files=broken) as e, pytest.raises(BundleUnusable) as caught:
+            e.threads.import_bundle(bundle)
+        assert caught.value.path == bundle
+        assert caught.value.hint
+
+
 def test_a_name_that_is_taken_is_never_replaced_by_an_export(home: Path, tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.write_text("mine")
@@ -446,8 +465,9 @@ def test_an_export_that_fails_leaves_no_file(home: Path, bundle: str) -> None:
     with opened(home) as e:
         talk(e, "one")
     broken = FaultyFiles(Files(), lambda _, call: errno.ENOSPC if call.op == "bundle.write" else None)
-    with opened(home, files=broken) as e, pytest.raises(RolloutUnusable):
+    with opened(home, files=broken) as e, pytest.raises(SystemRefused, match="No space left") as caught:
         e.threads.export(None, bundle)
+    assert "Make room" in caught.value.hint
     assert list(Path(bundle).parent.glob("threads*")) == []
 
 
@@ -467,6 +487,9 @@ def test_what_cannot_be_exported_is_refused(home: Path, bundle: str) -> None:
         thread = talk(e, "one")
         with pytest.raises(InvalidRequest):
             e.threads.export(None, "not/absolute.zip")
+        with pytest.raises(InvalidRequest, match="There is no folder") as caught:
+            e.threads.export(None, f"{home}/nowhere/x.zip")
+        assert caught.value.hint
         e.threads.list()
         rollout_of(home, thread).unlink()
         with pytest.raises(TruthGone):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import engine
-from engine.errors import AppendFailed, InvalidRequest, LineageBroken
+from engine.errors import AppendFailed, InvalidRequest, LineageBroken, TruthGone
 from engine.options import Options
 from engine.stores.compression import compress
 from engine.stores.files import Files
 from engine.stores.layout import Home, locate
 from engine.testing import HomePlan, ManualClock, append_turns, make_home, read_lines
+from engine.testing.files import Call, FaultyFiles
 from tests.writing import Faults, kinds, opened, records, rollouts, said, say
 
 LOOK = Options(flush_delay_ms=3_600_000, scan_interval_ms=0)
@@ -27,6 +29,58 @@ def path_of(home: Path, thread_id: str) -> Path:
 
 def note(text: str) -> dict[str, Any]:
     return {"type": "response_item", "payload": {"type": "web_search_call", "status": text}}
+
+
+class Meanwhile(FaultyFiles):
+    """Does something else just before the first call of an op, once it is told what."""
+
+    def __init__(self, op: str) -> None:
+        super().__init__(Files(), self._look)
+        self.then: list[Callable[[], object]] = []
+        self._op = op
+
+    def _look(self, _: int, call: Call) -> None:
+        if call.op == self._op and self.then:
+            self.then.pop()()
+
+
+ELSEWHERE: dict[str, Callable[[engine.Engine, str], object]] = {
+    "compressed": lambda other, _: other.compress(older_than_days=1),
+    "archived": lambda other, thread_id: other.threads.archive(thread_id),
+    "brought back": lambda other, thread_id: other.threads.unarchive(thread_id),
+    "erased": lambda other, thread_id: other.threads.erase(thread_id),
+}
+USES: dict[str, Callable[[engine.Engine, str], object]] = {
+    "fork": lambda e, thread_id: e.threads.fork(thread_id).close(),
+    "read": lambda e, thread_id: list(e.threads.read(thread_id)),
+    "export": lambda e, thread_id: e.threads.export([thread_id], f"{e.home}/x.zip"),
+    "goal": lambda e, thread_id: e.goals.usage(thread_id),
+}
+
+
+@pytest.mark.parametrize("what", ELSEWHERE)
+@pytest.mark.parametrize(("use", "op"), [("fork", "fork.read"), *((use, "rollout.open") for use in USES)])
+def test_a_source_that_is_moved_meanwhile_is_found_where_it_is_and_an_erased_one_is_told(
+    tmp_path: Path, use: str, op: str, what: str
+) -> None:
+    """It was located, and before it is opened another engine compresses, moves or erases it."""
+    home, files, late = tmp_path / "home", Meanwhile(op), ManualClock(wall_ms=4_000_000_000_000)
+    with opened(home, files=files) as e, opened(home, clock=late) as other:
+        with e.threads.create(cwd="/") as thread:
+            say(thread, "hello")
+        if what == "brought back":
+            e.threads.archive(thread.id)
+        e.threads.list()
+        files.then.append(lambda: ELSEWHERE[what](other, thread.id))
+        if what == "erased":
+            with pytest.raises(TruthGone) as caught:
+                USES[use](e, thread.id)
+            assert caught.value.hint
+            assert caught.value.path
+        else:
+            USES[use](e, thread.id)
+            assert said(other.threads.read(thread.id)) == ["hello"]
+        assert files.then == []
 
 
 def squeeze(home: Path, thread_id: str) -> None:

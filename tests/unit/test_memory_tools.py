@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import InvalidRequest, WorkspaceForeign
+from engine.errors import EngineClosed, InvalidRequest, WorkspaceForeign
 from engine.memories.tools import _windows
 from tests.remembering import Bench, put
 
@@ -206,3 +206,12 @@ def test_what_is_no_text_is_passed_over(bench, call):
     assert spans(call("search", queries=["x"])) == [("a.md", 1, 1)]
     with pytest.raises(InvalidRequest):
         call("read", path="b.md")
+
+
+def test_a_tool_of_a_closed_engine_is_refused(bench, call):
+    write(bench, a="one\n")
+    assert call("list")["files"]
+    bench.close()
+    for name, arguments in (("list", {}), ("read", {"path": "a.md"}), ("search", {"queries": ["one"]})):
+        with pytest.raises(EngineClosed):
+            call(name, **arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import tracemalloc
 
@@ -15,6 +16,7 @@ from engine.projections.fold import Folder
 from engine.projections.registry import THREADS
 from engine.projections.threads import stream_of
 from engine.stores.files import Files
+from engine.stores.frames import Frame, render_table
 from engine.stores.rollouts import (
     Block,
     Damage,
@@ -26,6 +28,7 @@ from engine.stores.rollouts import (
     spooled,
 )
 from engine.stores.watermarks import chain_at
+from engine.testing.files import FaultyFiles
 from tests.in_memory import Bytes
 
 GOOD = b'{"timestamp":"x","type":"a","payload":{}}'
@@ -250,6 +253,19 @@ def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "link").symlink_to(written(tmp_path, GOOD))
     with pytest.raises(OSError, match="symbolic"):
         open_source(str(tmp_path / "link"), compressed=False, files=Files(), options=Options())
+
+
+@pytest.mark.parametrize("form", ["plain", "frames", "one piece"])
+def test_a_close_that_fails_after_all_was_read_is_no_failure_of_the_reader(tmp_path, form):
+    data = GOOD + b"\n"
+    squeezed = zstandard.compress(data)
+    framed = squeezed + render_table([Frame(len(squeezed), len(data))])
+    path = written(tmp_path, {"plain": data, "frames": framed, "one piece": squeezed}[form])
+    files = FaultyFiles(Files(), lambda _, call: errno.EIO if call.name == "close" else None)
+    source = open_source(path, compressed=form != "plain", files=files, options=Options())
+    assert source.read_at(0, 1 << 20) == data
+    source.close()
+    assert [call.op for call in files.struck] == ["rollout.close"]
 
 
 def conversation(lines, length=900):

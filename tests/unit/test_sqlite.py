@@ -17,6 +17,7 @@ import pytest
 
 from engine.clock import SystemClock
 from engine.errors import (
+    ForkedEngine,
     LibraryTooOld,
     StoreBusy,
     StoreCorrupt,
@@ -626,3 +627,25 @@ def test_an_older_shape_is_removed_when_unused_and_untouched_for_7_days(opened: 
         "things_3.sqlite",
         "things_x.sqlite",
     ]
+
+
+def test_a_forked_child_is_given_no_transaction(opened: Opener) -> None:
+    """SQLite forbids to use a connection that was opened before the fork; the parent's goes on."""
+    database = opened()
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        try:
+            for transaction in (database.read, database.write):
+                try:
+                    with transaction():
+                        pass
+                except ForkedEngine as error:
+                    refused += bool(error.hint)
+        finally:
+            os._exit(0 if refused == 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with database.write() as transaction:
+        transaction.run("INSERT INTO things VALUES ('a', 1)")
+    with database.read() as transaction:
+        assert list(transaction.rows("SELECT name FROM things")) == [("a",)]

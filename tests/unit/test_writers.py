@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.errors import RolloutUnusable, ThreadBusy
+from engine.errors import EngineClosed, RolloutUnusable, ThreadBusy
 from engine.options import Options
 from engine.stores.files import Files
 from engine.testing import HomePlan, ManualClock, make_home
@@ -249,6 +249,30 @@ def test_decisions_are_records_and_come_back_when_every_database_is_deleted(tmp_
         e.threads.rename(thread_id, None)
         (row,) = e.threads.list().threads
         assert row.name is None
+
+
+@pytest.mark.parametrize("way", ["create", "resume", "fork"])
+def test_a_thread_that_opens_while_the_engine_closes_is_refused_and_gives_its_lock_back(
+    tmp_path: Path, way: str
+) -> None:
+    """`close` comes when the lock is taken: the list of what it closes has been read by then."""
+    waiting: list[engine.Engine] = []
+
+    def closing(_: int, call: Call) -> None:
+        if call.op == "lock.take" and waiting:
+            waiting.pop().close()
+
+    home = tmp_path / "home"
+    e = opened(home, files=FaultyFiles(Files(), closing))
+    with e.threads.create(cwd="/") as thread:
+        say(thread, "hello")
+    waiting.append(e)
+    with pytest.raises(EngineClosed):
+        e.threads.create(cwd="/") if way == "create" else getattr(e.threads, way)(thread.id)
+    assert waiting == []
+    assert list((home / "engine" / "locks").rglob("*.lock")) == []
+    with opened(home) as again, again.threads.resume(thread.id) as resumed:
+        assert said(resumed.read()) == ["hello"]
 
 
 def test_all_threads_are_closed_though_one_of_them_cannot_be(tmp_path: Path) -> None:
