@@ -58,8 +58,14 @@ USES: dict[str, Callable[[engine.Engine, str], object]] = {
 }
 
 
-@pytest.mark.parametrize("what", ELSEWHERE)
-@pytest.mark.parametrize(("use", "op"), [("fork", "fork.read"), *((use, "rollout.open") for use in USES)])
+MOVED = [("fork", "fork.read"), *((use, "rollout.open") for use in USES)]
+"""Who uses it, and the call that meets it elsewhere. An erasure waits for a fork: see `tests/unit/test_forks_and_erasures.py`."""
+
+
+@pytest.mark.parametrize(
+    ("use", "op", "what"),
+    [(use, op, what) for use, op in MOVED for what in ELSEWHERE if (use, what) != ("fork", "erased")],
+)
 def test_a_source_that_is_moved_meanwhile_is_found_where_it_is_and_an_erased_one_is_told(
     tmp_path: Path, use: str, op: str, what: str
 ) -> None:

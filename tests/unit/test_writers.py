@@ -270,7 +270,7 @@ def test_a_thread_that_opens_while_the_engine_closes_is_refused_and_gives_its_lo
     with pytest.raises(EngineClosed):
         e.threads.create(cwd="/") if way == "create" else getattr(e.threads, way)(thread.id)
     assert waiting == []
-    assert list((home / "engine" / "locks").rglob("*.lock")) == []
+    assert list((home / "engine" / "locks" / "threads").glob("*.lock")) == []
     with opened(home) as again, again.threads.resume(thread.id) as resumed:
         assert said(resumed.read()) == ["hello"]
 
