@@ -59,7 +59,7 @@ USES: dict[str, Callable[[engine.Engine, str], object]] = {
 
 
 MOVED = [("fork", "fork.read"), *((use, "rollout.open") for use in USES)]
-"""Who uses it, and the call that meets it elsewhere. An erasure waits for a fork: see `tests/unit/test_forks_and_erasures.py`."""
+"""Who uses it, and the call that meets it elsewhere. An erasure waits for a fork: `test_forks_and_erasures.py`."""
 
 
 @pytest.mark.parametrize(
