@@ -21,10 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+from _events import Event, events, id_of
 from _pool import serve
 
-Event = dict[str, Any]
-TEXT = "The parser keeps the position of each token, so that an error can say where it is; the tests cover both cases. "
 PAGE = 5_000
 ASKED = ("event_msg",)
 """The types of event that a row of `write_rows` is made of."""
@@ -390,34 +389,6 @@ STORES: Mapping[str, type[Store]] = {
 # --- the work ------------------------------------------------------------------------------------------------------
 
 
-def events(thread: int, count: int) -> Iterator[Event]:
-    """What happens in a thread: of twenty events one is what a user says and one is a count of tokens."""
-    for at in range(count):
-        if at % 20 == 0:
-            said = [{"type": "text", "text": f"thread {thread}: go on with step {at}", "text_elements": []}]
-            item = {"type": "UserMessage", "id": f"item-{at}", "content": said}
-            payload: Event = {
-                "type": "item_completed",
-                "thread_id": id_of(thread),
-                "turn_id": f"turn-{at}",
-                "item": item,
-            }
-            yield {"type": "event_msg", "payload": payload}
-        elif at % 20 == 10:
-            usage = {
-                "input_tokens": at * 90,
-                "cached_input_tokens": 0,
-                "output_tokens": at * 10,
-                "total_tokens": at * 100,
-            }
-            usage["reasoning_output_tokens"] = 0
-            payload = {"type": "token_count", "info": {"total_token_usage": usage, "last_token_usage": usage}}
-            yield {"type": "event_msg", "payload": payload}
-        else:
-            content = [{"type": "output_text", "text": f"{thread}.{at} {TEXT * (1 + at % 5)}"}]
-            yield {"type": "response_item", "payload": {"type": "message", "role": "assistant", "content": content}}
-
-
 def write_rows(log: Iterable[tuple[str, Event]], into: str) -> tuple[int, int]:
     """The read model of a store that has none: title and tokens; a commit has with it how far the log was followed."""
     rows: dict[str, list[Any]] = {}
@@ -455,11 +426,6 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
             batch = []
     if batch:
         yield batch
-
-
-def id_of(thread: int) -> str:
-    """A thread's id, the same every time."""
-    return f"0199a000-0000-7000-8000-{thread:012d}"
 
 
 # --- a store's process ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from _events import line_of, message
 from _homes import say
 from _machine import spread
 from _pool import Pool, serve
@@ -147,8 +148,7 @@ def engine_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
     """A thread of an open home, as an application has it: its items are checked, encoded, written, and noted for the rows."""
     import engine
 
-    message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": FILLER}]}
-    items = [{"type": "response_item", "payload": message}] * batch
+    items = [message(FILLER)] * batch
     opened = engine.open(place)
     appended = [0]
 
@@ -170,10 +170,7 @@ def engine_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
 
 def bare_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
     """The same bytes by `os.write`, and `os.fdatasync` where the engine would sync."""
-    head = '{"timestamp":"2026-01-05T09:00:00.000Z","ordinal":12345,"type":"response_item","payload":'
-    message = f'{{"type":"message","role":"assistant","content":[{{"type":"output_text","text":"{FILLER}"}}]}}'
-    line = f"{head}{message}}}\n".encode()
-    data = line * batch
+    data = line_of(message(FILLER)) * batch
     state = [0, 0, -1, 0]
     sync = getattr(os, "fdatasync", os.fsync)
 

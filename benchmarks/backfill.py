@@ -22,11 +22,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from _homes import ensure_home, make_large, make_many, say, workplace
+from _homes import MB, ensure_home, make_large, make_many, say, workplace
 from _machine import cores, spread
 from _report import Report, Row, arguments, publish
 
-MB = 1_000_000
 MEASURE = Path(__file__).with_name("_measure.py")
 CASES = {"skim": ("skim", 0), "one": ("backfill", 0), "all": ("backfill", cores())}
 

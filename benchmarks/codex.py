@@ -24,9 +24,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _codex import CONFIG, AppServer, bytes_written, median_ms, used
+from _codex import CONFIG, AppServer, median_ms, used
 from _homes import MB, ensure_home, make_many, say, workplace
-from _machine import cores, spread
+from _machine import cores, io, spread
 from _report import Report, Row, arguments, publish
 
 KINDS = ["cli", "vscode", "exec", "appServer"]
@@ -185,7 +185,7 @@ def child(what: str, home: str, state: str, workers: str) -> None:
         if what != "list":
             report = opened.backfill("threads" if what == "threads" else None, workers=int(workers))
             assert report.status == "complete", report.status
-            print(json.dumps({"written": bytes_written(os.getpid())}))
+            print(json.dumps({"written": io()[0]}))
             return
         assert opened.threads.list(limit=25).threads
         ready = time.perf_counter() - begun

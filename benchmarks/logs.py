@@ -26,14 +26,14 @@ import time
 from pathlib import Path
 
 import apsw
-from _machine import spread
+from _homes import MB
+from _machine import io, spread
 from _report import Report, Row, arguments, publish
 
 import engine
 from engine.logs import Handler, belonging_to
 from engine.options import Options
 
-MB = 1_000_000
 WORDS = "the request to the model was sent again because the answer did not come in time and so on".split()
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 THREADS = 10
@@ -267,15 +267,9 @@ def sleep_in_a_transaction(database: str) -> None:
     connection.close()
 
 
-def io(path: Path = Path("/proc/self/io")) -> tuple[int, int]:
-    """Bytes that this process handed to write calls, and bytes that it caused to be written to the medium."""
-    found = dict(line.split(": ") for line in path.read_text("ascii").splitlines())
-    return int(found["wchar"]), int(found["write_bytes"])
-
-
 def io_here() -> tuple[int, int]:
     """The same of the threads that there are: that of a process has in it what its children wrote that have ended."""
-    each = [io(path) for path in Path("/proc/self/task").glob("*/io")]
+    each = [io(str(path)) for path in Path("/proc/self/task").glob("*/io")]
     return sum(wchar for wchar, _ in each), sum(medium for _, medium in each)
 
 

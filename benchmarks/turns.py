@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from _homes import say
+from _homes import MB, say
 from _machine import spread
 from _report import Report, Row, arguments, publish
 
@@ -38,7 +38,6 @@ from engine.stores.rollouts import open_source
 from engine.stores.sqlite import Database
 from engine.testing import rollout_lines
 
-MB = 1_000_000
 THREAD = "01a20464-403f-7170-9722-7a9790eef98c"
 PATH = f"sessions/2026/01/05/rollout-2026-01-05T09-00-00-{THREAD}.jsonl"
 MODES = ("paginated", "legacy")

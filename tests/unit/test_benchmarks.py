@@ -14,6 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from engine.errors import StoreBusy
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -120,7 +122,7 @@ def test_a_spread_is_of_all_runs(load) -> None:
 def test_a_chart_is_well_formed_and_has_every_point_inside(load) -> None:
     charts = load("_chart")
     lines = [charts.Line("a < b & c", [(1, 10.0), (16, 90.0)]), charts.Line("none", [(1, 0.0), (16, 0.0)])]
-    panels = [charts.Panel("events a second", "processes", lines), charts.Panel("ms", "processes", lines, is_log=True)]
+    panels = [charts.Panel("events a second", "processes", lines), charts.Panel("ms", "processes", lines)]
     root = ET.fromstring(charts.chart("Title", panels))
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     space = "{http://www.w3.org/2000/svg}"
@@ -137,7 +139,6 @@ def test_the_ticks_of_a_chart_reach_the_greatest_value(load) -> None:
     charts = load("_chart")
     assert charts._ticks(87.0) == [0, 25, 50, 75, 100]
     assert charts._ticks(0.0) == [0.0, 1.0]
-    assert charts._log_ticks([3.0, 0.0, 450.0]) == [1.0, 10.0, 100.0, 1000.0]
 
 
 def test_what_fails_in_a_child_fails_in_the_parent_with_its_words(load, tmp_path) -> None:
@@ -194,26 +195,68 @@ def test_a_benchmark_that_fails_is_told_and_is_the_exit_code(tmp_path) -> None:
     assert (done.returncode, "failed: made" in done.stdout) == (1, True)
 
 
+LADDER = [
+    "every event upserted",
+    "filtered",
+    "light touch",
+    "coalesced flush",
+    "logs as segments",
+    "leases in their own file",
+]
+
+
 def test_many_processes_on_one_home_are_measured_without_a_busy_error(tmp_path) -> None:
     chart = tmp_path / "chart.svg"
-    few = ("--quick", "--rounds", 1, "--seconds", 0.05, "--processes", "1,2")
+    few = ("--quick", "--rounds", 1, "--seconds", 0.05, "--processes", "1,2", "--long", 0.1)
     done = run(BENCHMARKS / "contention.py", *few, "--folder", tmp_path, "--json", "--chart", chart)
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
-    assert [row["case"] for row in rows if row["group"] == "2 processes"] == [
-        "every event upserted",
-        "filtered",
-        "light touch",
-        "coalesced flush",
-        "logs as segments",
-        "leases in their own file",
-        "bare",
-    ]
-    assert all(row["values"]["busy_errors"]["max"] == 0 for row in rows if row["case"] != "bare")
-    each = {row["case"]: row["values"] for row in rows if row["group"] == "1 process"}
-    assert each["every event upserted"]["transactions_a_hundred_events"]["min"] >= 100, "one an event, at least"
-    assert {name for name in each["bare"] if name.startswith(("transactions", "busy", "list"))} == set()
+    found = json.loads(done.stdout)
+    groups: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for row in found["rows"]:
+        groups.setdefault(row["group"], {})[row["case"]] = {**row["values"], **row["ratios"]}
+    alone, two, long = groups["1 process for 0.05 s"], groups["2 processes for 0.05 s"], groups["2 processes for 0.1 s"]
+    assert (list(alone), list(two), list(long)) == (LADDER, LADDER, [LADDER[0], LADDER[-1]])
+    assert all(
+        each["busy_errors"]["max"] == each["flushes_failed"]["max"] == 0 for each in (*two.values(), *long.values())
+    )
+    assert alone["every event upserted"]["transactions_a_hundred_events"]["min"] >= 100, "one an event, at least"
+    assert all(("events_a_second_with_log_rows" in each) for each in two.values())
+    assert not any(("events_a_second_with_log_rows" in each) for each in (*alone.values(), *long.values()))
+    assert found["notes"][0].startswith("The engine as it is: 0 busy errors and 0 failed flushes")
     assert ET.parse(chart).getroot().tag.endswith("svg")
+
+
+class Locked:
+    """A worker whose home somebody else keeps."""
+
+    threads = (1,)
+
+    def append(self, at: int) -> None:
+        raise StoreBusy("somebody keeps it", waited_ms=5_000)
+
+    def rest(self, at: int) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def counted(self) -> dict[str, int]:
+        return {"transactions": 0, "busy_waits": 0, "flushes_failed": 1}
+
+    def close(self) -> None:
+        raise StoreBusy("somebody keeps it", waited_ms=5_000)
+
+
+def test_a_wait_that_ends_in_an_error_is_timed_and_told_and_is_no_append(load) -> None:
+    contention, contenders = load("contention"), load("_contenders")
+    contenders._open.append(Locked())
+    told, closed = contenders.work(1e-9, 0), contenders.close()
+    assert (told["appends"], told["errors"], closed["errors"]) == (0, ["somebody keeps it"], ["somebody keeps it"])
+    (waited,) = told["append_us"]
+    assert waited > 0
+    each = contention.Run(contention.summary([told], [], [{"flushes_failed": 3}]) | {"busy_errors": 2}, told["errors"])
+    assert (each.values["append_worst_ms"], each.values["flushes_failed"]) == (waited / 1000, 3)
+    notes = contention.notes_of({contention.Case(contention.ENGINE, 1, 1.0): [each]})
+    assert notes[0].startswith("The engine as it is: 2 busy errors and 3 failed flushes")
+    assert notes[1] == "1 times leases in their own file: somebody keeps it"
 
 
 def test_the_engine_does_the_work_that_it_is_compared_by(load, tmp_path) -> None:
