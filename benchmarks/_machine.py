@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import apsw
@@ -52,6 +53,17 @@ def io(path: str = "/proc/self/io") -> tuple[int, int]:
     except OSError:
         return 0, 0
     return int(found["wchar"]), int(found["write_bytes"])
+
+
+def in_turns(calls: Sequence[Callable[[], object]], times: int) -> list[list[float]]:
+    """What each call took, in microseconds: so many times one after the other."""
+    waits: list[list[float]] = [[] for _ in calls]
+    for _ in range(times):
+        for each, call in zip(waits, calls, strict=True):
+            begun = time.perf_counter()
+            call()
+            each.append((time.perf_counter() - begun) * 1e6)
+    return waits
 
 
 def spread(values: Sequence[float]) -> Spread:

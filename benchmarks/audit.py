@@ -9,20 +9,15 @@ end one large rollout is audited both ways, for the memory that it takes.
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from _homes import MB, ensure_home, make_large, make_many, say, workplace
 from _machine import spread
+from _pool import measure
 from _report import Report, Row, arguments, publish
 
-MEASURE = Path(__file__).with_name("_measure.py")
 CASES = {"skim": "bare skim", "audit": "audit", "decode": "bare decode", "deep": "audit --deep"}
 FLOORS = {"audit": "skim", "deep": "decode"}
 
@@ -55,18 +50,6 @@ def rounds_of(home: Path, folder: Path, rounds: int, group: str) -> list[Row]:
         for case in random.sample(list(CASES), len(CASES)):
             results[case].append(measure(case, home, folder))
     return [row_of(case, results, group) for case in CASES]
-
-
-def measure(case: str, home: Path, folder: Path) -> dict[str, Any]:
-    """One process, with a database of its own."""
-    state = tempfile.mkdtemp(prefix="state-", dir=folder)
-    try:
-        command = [sys.executable, str(MEASURE), case, str(home), state, "0"]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=1_200)
-    finally:
-        shutil.rmtree(state)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def row_of(case: str, results: dict[str, list[dict[str, Any]]], group: str) -> Row:

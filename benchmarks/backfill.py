@@ -12,21 +12,16 @@ workers is part of a back-fill with workers, and is told apart too.
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from _homes import MB, ensure_home, make_large, make_many, say, workplace
 from _machine import cores, spread
+from _pool import measure
 from _report import Report, Row, arguments, publish
 
-MEASURE = Path(__file__).with_name("_measure.py")
 CASES = {"skim": ("skim", 0), "one": ("backfill", 0), "all": ("backfill", cores())}
 
 
@@ -98,18 +93,6 @@ def measure_rounds(home: Path, folder: Path, names: tuple[str, ...], rounds: int
             case, workers = CASES[name]
             results[name].append(measure(case, home, folder, workers))
     return [row_of(name, found, results["skim"], group) for name, found in results.items()]
-
-
-def measure(case: str, home: Path, folder: Path, workers: int) -> dict[str, Any]:
-    """One process, with a database that nobody used before."""
-    state = tempfile.mkdtemp(prefix="state-", dir=folder)
-    try:
-        command = [sys.executable, str(MEASURE), case, str(home), state, str(workers)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=600)
-    finally:
-        shutil.rmtree(state)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def row_of(name: str, found: list[dict[str, Any]], skims: list[dict[str, Any]], group: str) -> Row:

@@ -206,6 +206,11 @@ def rows_of(found: Found) -> list[Row]:
             )
         elif case.variant is not FIRST:
             first = found[case._replace(variant=FIRST)]
+            above = found.get(case._replace(variant=LADDER[LADDER.index(case.variant) - 1]))
+            if above is not None:
+                ratios["speed_to_the_one_above"] = paired(
+                    runs, above, "events_a_second", lambda one, other: one / other
+                )
             for name, ratio in SPEEDS.items():
                 if name in values:
                     ratios[ratio] = paired(runs, first, name, lambda one, other: one / other)
