@@ -26,11 +26,11 @@ def main() -> None:
     """Measure and print."""
     asked = arguments(
         __doc__,
-        files={"type": int, "help": "rollouts of 50 kB (1,000; quick: 60)"},
-        large_mb={"type": int, "help": "size of the one large rollout (200; quick: 10)"},
+        files={"type": int, "help": "rollouts of 50 kB (400; quick: 20)"},
+        large_mb={"type": int, "help": "size of the one large rollout (100; quick: 4)"},
     )
-    asked.files = asked.files or (60 if asked.quick else 1_000)
-    asked.large_mb = asked.large_mb or (10 if asked.quick else 200)
+    asked.files = asked.files or (20 if asked.quick else 400)
+    asked.large_mb = asked.large_mb or (4 if asked.quick else 100)
     with workplace(asked.folder) as folder:
         many = ensure_home(folder, f"many-{asked.files}-50000", lambda home: make_many(home, asked.files, 50_000))
         large = ensure_home(folder, f"large-{asked.large_mb}", lambda home: make_large(home, asked.large_mb * MB))

@@ -29,12 +29,12 @@ def main() -> None:
     """Measure and print."""
     asked = arguments(
         __doc__,
-        files={"type": int, "help": "rollouts in the home (10,000; quick: 300)"},
+        files={"type": int, "help": "rollouts in the home (4,000; quick: 200)"},
         bytes={"type": int, "default": 50_000, "help": "size of each (50,000)"},
-        large_mb={"type": int, "help": "size of the one large rollout (200; quick: 10)"},
+        large_mb={"type": int, "help": "size of the one large rollout (200; quick: 5)"},
     )
-    asked.files = asked.files or (300 if asked.quick else 10_000)
-    asked.large_mb = asked.large_mb or (10 if asked.quick else 200)
+    asked.files = asked.files or (200 if asked.quick else 4_000)
+    asked.large_mb = asked.large_mb or (5 if asked.quick else 200)
     with workplace(asked.folder) as folder:
         many = ensure_home(
             folder, f"many-{asked.files}-{asked.bytes}", lambda home: make_many(home, asked.files, asked.bytes)
