@@ -63,7 +63,7 @@ def measure_many(home: Path, folder: Path, rounds: int, group: str) -> list[Row]
     rows = measure_rounds(home, folder, ("skim", "one", "all"), rounds, group)
     say("rescan, worker start …")
     again = measure("rescan", home, folder, cores())
-    starts = [measure("start_workers", home, folder, cores())["seconds"] for _ in range(3)]
+    starts = [measure("start_workers", home, folder, cores())["seconds"] for _ in range(rounds)]
     pairs = zip(again["seconds"], again["bare_seconds"], strict=True)
     return [
         *rows,

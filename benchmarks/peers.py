@@ -61,14 +61,14 @@ def main() -> None:
     asked = arguments(
         __doc__,
         seconds={"type": float, "help": "how long each measurement of appends takes (0.3; quick: 0.1)"},
-        writers={"type": numbers, "help": "how many processes append (1,2,4,8; quick: 1,4)"},
+        writers={"type": numbers, "help": "how many processes append (1,2,4,8; quick: 4)"},
         events={"type": numbers, "help": "how many are replayed and rebuilt from (100000; quick: 4000)"},
         threads={"type": int, "help": "how many of which the newest are listed (100,000; quick: 1,000)"},
         only={"type": lambda text: text.split(","), "default": WORK, "help": f"some of the work: {','.join(WORK)}"},
         env={"type": Path, "default": ENVIRONMENT, "help": "where the peers are installed (.venv-peers)"},
     )
     asked.seconds = asked.seconds or (0.1 if asked.quick else 0.3)
-    asked.writers = asked.writers or ((1, 4) if asked.quick else (1, 2, 4, 8))
+    asked.writers = asked.writers or ((4,) if asked.quick else (1, 2, 4, 8))
     asked.events = asked.events or ((4_000,) if asked.quick else (100_000,))
     asked.threads = asked.threads or (1_000 if asked.quick else 100_000)
     ensure_environment(asked.env)
