@@ -133,7 +133,7 @@ def measure(folder: str, asked: Any) -> Found:
         for number in range(asked.rounds):
             say(f"contention: round {number + 1} of {asked.rounds}")
             for case in random.sample(cases, len(cases)):
-                fills = case.processes == max(asked.processes) and case.variant.logs == "segments" and not case.hz
+                fills = case.processes == max(asked.processes) and not case.hz
                 found[case].append(run(pool, folder, case, fills=fills))
         for case in long:
             say(f"contention: {case.variant.name} for {case.seconds:g} s")
@@ -150,16 +150,15 @@ def run(pool: Pool, folder: str, case: Case, *, fills: bool) -> Run:
     if case.processes > 1:
         pool.ask([{"do": "nothing"}, *({**opening, "number": number} for number in range(1, case.processes))])
     answers = pool.ask([{"do": "work", "seconds": case.seconds, "hz": case.hz}] * case.processes)
-    filled = pool.ask([{"do": "fill_logs"}] if fills else [])
+    filled = pool.ask([{"do": "fill_logs"}] if fills and variant.logs == "segments" else [])
     closed = pool.ask([{"do": "close"}] * case.processes)
     shutil.rmtree(home)
-    errors = [error for each in (*answers, *filled, *closed) for error in each["errors"]]
-    return Run(summary(answers, filled, closed) | {"busy_errors": len(errors)}, errors)
+    errors = [error for each in (*answers, *closed) for error in each["errors"]]
+    values = summary(answers, closed) | {"busy_errors": len(errors)}
+    return Run(values | (with_log_rows(answers, filled) if fills else {}), errors)
 
 
-def summary(
-    answers: list[dict[str, Any]], filled: list[dict[str, Any]], closed: list[dict[str, Any]]
-) -> dict[str, float]:
+def summary(answers: list[dict[str, Any]], closed: list[dict[str, Any]]) -> dict[str, float]:
     """What all processes of one measurement did together."""
     waits = {
         name: sorted(wait for each in answers for wait in each[f"{name}_us"]) for name in ("append", "rest", "list")
@@ -167,24 +166,34 @@ def summary(
     appends, lists = waits["append"], waits["list"]
     count = max(1, sum(each["appends"] for each in answers))
     transactions = sum(each["transactions"] / each["seconds"] for each in answers)
-    seconds = max(each["seconds"] for each in answers) + sum(each["seconds"] for each in filled)
     values = {
         "events_a_second": sum(each["appends"] / each["seconds"] for each in answers),
-        "events_a_second_with_log_rows": count / seconds,
         "transactions_a_second_and_thread": transactions / sum(each["threads"] for each in answers),
         "transactions_a_hundred_events": 100 * sum(each["transactions"] for each in answers) / count,
         "busy_waits_a_hundred_events": 100 * sum(each["busy_waits"] for each in answers) / count,
         "flushes_failed": sum(each["flushes_failed"] for each in (*answers, *closed)),
+        "logs_dropped": sum(each["logs_dropped"] for each in answers),
         "append_p50_us": appends[len(appends) // 2],
         "append_p99_us": appends[len(appends) * 99 // 100],
         "append_worst_ms": appends[-1] / 1000,
         "rest_worst_ms": waits["rest"][-1] / 1000,
-        "bytes_written_an_event": sum(each["bytes_written"] for each in (*answers, *filled)) / count,
+        "bytes_written_an_event": sum(each["bytes_written"] for each in answers) / count,
     }
     if lists:  # some measurements are over before the first one is due
         values["list_p50_ms"] = lists[len(lists) // 2] / 1000
         values["list_p99_ms"] = lists[len(lists) * 99 // 100] / 1000
         values["list_worst_ms"] = lists[-1] / 1000
+    return values
+
+
+def with_log_rows(answers: list[dict[str, Any]], filled: list[dict[str, Any]]) -> dict[str, float]:
+    """The same where the rows of log records are counted in; nothing was filled where they were written at once."""
+    count = max(1, sum(each["appends"] for each in answers))
+    seconds = max(each["seconds"] for each in answers) + sum(each["seconds"] for each in filled)
+    written = sum(each["bytes_written"] for each in (*answers, *filled))
+    values = {"events_a_second_with_log_rows": count / seconds, "bytes_with_log_rows_an_event": written / count}
+    if filled:
+        values["log_rows"] = filled[0]["log_rows"]
     return values
 
 
@@ -195,8 +204,6 @@ def rows_of(found: Found) -> list[Row]:
         names = [name for name in runs[0].values if all(name in run.values for run in runs)]
         if case.variant is BARE:
             names = [name for name in names if name.startswith("append")]
-        elif not is_filled(case, found):
-            names.remove("events_a_second_with_log_rows")
         values = {name: spread([run.values[name] for run in runs]) for name in names}
         ratios = {}
         if case.hz and case.variant is not BARE:
@@ -224,13 +231,6 @@ SPEEDS = {
 }
 
 
-def is_filled(case: Case, found: Found) -> bool:
-    """Whether log records have their rows at the end of it."""
-    most = max(each.processes for each in found if not each.hz)
-    shortest = min(each.seconds for each in found if not each.hz)
-    return not case.hz and case.processes == most and case.seconds == shortest
-
-
 def paired(runs: list[Run], others: list[Run], name: str, of: Callable[[float, float], float]) -> Spread:
     """Of the same round."""
     return spread([of(one.values[name], other.values[name]) for one, other in zip(runs, others, strict=True)])
@@ -245,16 +245,19 @@ def group_of(case: Case) -> str:
 def notes_of(found: Found) -> list[str]:
     """The aims, as this run has them, and what errors said."""
 
-    def count(variants: tuple[Variant, ...]) -> str:
+    def count(name: str, variants: tuple[Variant, ...]) -> str:
         runs = [run.values for case, runs in found.items() if case.variant in variants for run in runs]
-        errors, failed = (sum(values[name] for values in runs) for name in ("busy_errors", "flushes_failed"))
-        return f"{errors:.0f} busy errors and {failed:.0f} failed flushes"
+        return f"{sum(values[name] for values in runs):.0f}"
 
     said = Counter(
         f"{case.variant.name}: {error}" for case, runs in found.items() for run in runs for error in run.errors
     )
+    ours, all_ = (
+        [count(name, variants) for name in ("busy_errors", "flushes_failed")] for variants in ((ENGINE,), LADDER)
+    )
     return [
-        f"The engine as it is: {count((ENGINE,))} (aim: none); all variants: {count(LADDER)}.",
+        f"Busy errors of the engine as it is: {ours[0]} (aim: none), of all variants: {all_[0]}.",
+        f"Flushes that failed and were left to the next: {ours[1]} and {all_[1]}.",
         *(f"{number} times {text}" for text, number in said.most_common(10)),
         "Appends are buffered: this is about locks, not about the disk. bytes_written counts what was given to write calls.",
     ]

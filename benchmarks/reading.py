@@ -99,7 +99,7 @@ def measure(home: Path, state: Path, asked: argparse.Namespace) -> dict[str, Any
         pages = {}
         for name, query in PAGES.items():
             say(name)
-            times = max(5, asked.times // 20) if name in SLOW else asked.times
+            times = max(3 * asked.rounds, asked.times // 20) if name in SLOW else asked.times
             pages[name] = beside(
                 lambda query=query: opened.threads.list(**query),  # type: ignore[misc]
                 lambda name=name: connection.execute(bare(name), place).fetchall(),  # type: ignore[misc]

@@ -80,9 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("benchmarks", nargs="*", help="which; else all, `codex` where --codex is given")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
     parser.add_argument("--rounds", type=int, help="paired rounds of each (5; quick, not compared: 2)")
-    parser.add_argument(
-        "--folder", type=os.path.abspath, help="where homes are made and kept; else a temporary one, removed at the end"
-    )
+    parser.add_argument("--folder", help="where homes are made and kept; else a temporary one, removed at the end")
     parser.add_argument("--out", help="write the documents to this file")
     parser.add_argument("--markdown", action="store_true", help="tables as documents have them")
     parser.add_argument("--codex", type=program, help="the Codex CLI's binary: measure beside it, too")

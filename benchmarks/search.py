@@ -44,10 +44,10 @@ def main() -> None:
     asked = arguments(
         __doc__,
         threads={"type": int, "help": "threads in the home (100,000; quick: 1,000)"},
-        times={"type": int, "help": "how often each search is asked (50; quick: 10)"},
+        times={"type": int, "help": "how often each search is asked (50; quick: 20)"},
     )
     asked.threads = asked.threads or (1_000 if asked.quick else 100_000)
-    asked.times = asked.times or (10 if asked.quick else 50)
+    asked.times = asked.times or (20 if asked.quick else 50)
     files = 10 if asked.quick else 200
     with workplace(asked.folder) as folder:
         rows = searches(*ensure_filled(folder, asked.threads), asked.times, asked.rounds)
