@@ -26,17 +26,20 @@ def skim(home: str, state: str, workers: int) -> dict[str, object]:
     paths = [path for path, _ in _files(home)]
     skimmer, block_bytes = Skim(THREADS.kinds, THREADS.latest), Options().block_bytes
     begun = time.perf_counter()
-    read = 0
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY)
-        at = 0
-        while data := os.pread(fd, block_bytes, at):
-            stop = data.rfind(b"\n") + 1 or len(data)
-            skimmer.scan(data, 0, stop)
-            at += stop
-        os.close(fd)
-        read += at
+    read = sum(skim_file(path, skimmer, block_bytes) for path in paths)
     return {"seconds": time.perf_counter() - begun, "files": len(paths), "bytes": read}
+
+
+def skim_file(path: str | os.PathLike[str], skimmer: Any, block_bytes: int) -> int:
+    """Open, read and skim one; its bytes."""
+    fd = os.open(path, os.O_RDONLY)
+    at = 0
+    while data := os.pread(fd, block_bytes, at):
+        stop = data.rfind(b"\n") + 1 or len(data)
+        skimmer.scan(data, 0, stop)
+        at += stop
+    os.close(fd)
+    return at
 
 
 def backfill(home: str, state: str, workers: int) -> dict[str, object]:

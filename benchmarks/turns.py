@@ -11,7 +11,6 @@ filled, and filled.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 
 from _homes import MB, say
 from _machine import spread
+from _measure import skim_file
 from _report import Report, Row, arguments, publish
 
 import engine
@@ -150,14 +150,7 @@ def timed(run: Any) -> tuple[float, Any]:
 
 def skim(rollout: Path) -> None:
     """Open, read and skim, with no digest, decode or state."""
-    skimmer = Skim(TURNS.kinds)
-    fd = os.open(rollout, os.O_RDONLY)
-    at = 0
-    while data := os.pread(fd, OPTIONS.block_bytes, at):
-        stop = data.rfind(b"\n") + 1 or len(data)
-        skimmer.scan(data, 0, stop)
-        at += stop
-    os.close(fd)
+    skim_file(rollout, Skim(TURNS.kinds), OPTIONS.block_bytes)
 
 
 def fold(stream: Stream, rollout: Path) -> Any:
