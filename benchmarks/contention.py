@@ -43,8 +43,6 @@ from _pool import Pool, serve
 from _report import Report, Row, arguments, numbers, publish
 
 PACED_HZ = 50
-PACED_S = 0.8
-MANY = 16
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,12 @@ def main() -> None:
         __doc__,
         seconds={"type": float, "help": "how long each measurement takes (0.4; quick: 0.15)"},
         processes={"type": numbers, "help": "how many (1,2,4,8,16; quick: 4)"},
+        paced={"type": float, "help": "how long those take that keep a pace (0.8; quick: 0, none)"},
         long={"type": float, "help": "how long the one takes that looks for errors (15; quick: 0, none)"},
         chart={"help": "draw the chart into this file"},
     )
     asked.seconds = asked.seconds or (0.15 if asked.quick else 0.4)
+    asked.paced = (0 if asked.quick else 0.8) if asked.paced is None else asked.paced
     asked.long = (0 if asked.quick else 15) if asked.long is None else asked.long
     asked.processes = asked.processes or ((4,) if asked.quick else (1, 2, 4, 8, 16))
     folder = tempfile.mkdtemp(prefix="rolloutdb-contention-", dir=asked.folder)
@@ -111,7 +111,7 @@ def main() -> None:
     report = Report(
         benchmark="contention",
         mode=asked.mode,
-        asked={name: getattr(asked, name) for name in ("rounds", "seconds", "processes", "long")},
+        asked={name: getattr(asked, name) for name in ("rounds", "seconds", "processes", "paced", "long")},
         rows=rows_of(found),
         notes=notes_of(found),
     )
@@ -123,17 +123,15 @@ def main() -> None:
 def measure(folder: str, asked: Any) -> Found:
     """Every case once a round, in shuffled order; the long ones once."""
     cases = [Case(variant, count, asked.seconds) for count in asked.processes for variant in LADDER]
-    if not asked.quick:
-        cases += [Case(variant, MANY, PACED_S, PACED_HZ) for variant in (FIRST, ENGINE, BARE)]
-    long = [
-        Case(variant, max(asked.processes), asked.long) for variant in (FIRST, ENGINE) if asked.long > asked.seconds
-    ]
+    most = max(asked.processes)
+    cases += [Case(variant, most, asked.paced, PACED_HZ) for variant in (FIRST, ENGINE, BARE) if asked.paced]
+    long = [Case(variant, most, asked.long) for variant in (FIRST, ENGINE) if asked.long > asked.seconds]
     found: dict[Case, list[Run]] = {case: [] for case in (*cases, *long)}
-    with Pool([sys.executable, __file__, "--child"], max(case.processes for case in cases)) as pool:
+    with Pool([sys.executable, __file__, "--child"], most) as pool:
         for number in range(asked.rounds):
             say(f"contention: round {number + 1} of {asked.rounds}")
             for case in random.sample(cases, len(cases)):
-                fills = case.processes == max(asked.processes) and not case.hz
+                fills = case.processes == most and not case.hz
                 found[case].append(run(pool, folder, case, fills=fills))
         for case in long:
             say(f"contention: {case.variant.name} for {case.seconds:g} s")
@@ -211,7 +209,7 @@ def rows_of(found: Found) -> list[Row]:
             values["worst_append_beyond_bare_ms"] = paired(
                 runs, bare, "append_worst_ms", lambda one, other: one - other
             )
-        elif case.variant is not FIRST:
+        elif case.variant not in (FIRST, BARE):
             first = found[case._replace(variant=FIRST)]
             above = found.get(case._replace(variant=LADDER[LADDER.index(case.variant) - 1]))
             if above is not None:

@@ -243,7 +243,7 @@ LADDER = [
 
 def test_many_processes_on_one_home_are_measured_without_a_busy_error(tmp_path) -> None:
     chart = tmp_path / "chart.svg"
-    few = ("--quick", "--rounds", 1, "--seconds", 0.05, "--processes", "1,2", "--long", 0.1)
+    few = ("--quick", "--rounds", 1, "--seconds", 0.05, "--processes", "1,2", "--paced", 0.1, "--long", 0.1)
     done = run(BENCHMARKS / "contention.py", *few, "--folder", tmp_path, "--json", "--chart", chart)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -252,6 +252,9 @@ def test_many_processes_on_one_home_are_measured_without_a_busy_error(tmp_path) 
         groups.setdefault(row["group"], {})[row["case"]] = {**row["values"], **row["ratios"]}
     alone, two, long = groups["1 process for 0.05 s"], groups["2 processes for 0.05 s"], groups["2 processes for 0.1 s"]
     assert (list(alone), list(two), list(long)) == (LADDER, LADDER, [LADDER[0], LADDER[-1]])
+    paced = groups["2 processes for 0.1 s, 50 events a second each"]
+    assert list(paced) == [LADDER[0], LADDER[-1], "bare"]
+    assert {case for case, each in paced.items() if "worst_append_beyond_bare_ms" in each} == {LADDER[0], LADDER[-1]}
     assert all(each["busy_errors"]["max"] == 0 for each in (*two.values(), *long.values()))
     assert alone["every event upserted"]["transactions_a_hundred_events"]["min"] >= 100, "one an event, at least"
     assert all(("events_a_second_with_log_rows" in each) for each in two.values())
