@@ -66,7 +66,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> list[Row]:
     """All cases, in rounds."""
     from engine.testing.homes import HomePlan, make_home
 
-    cases = [Case(asked.threads[0], "bare")]
+    cases = [] if asked.quick else [Case(asked.threads[0], "bare")]
     cases += [Case(threads, waking) for threads in asked.threads for waking in ("events", "polling")]
     results: dict[Case, list[dict[str, float]]] = {}
     for threads in asked.threads:
