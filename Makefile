@@ -4,7 +4,7 @@
 #   make test    all tests but the minutes-long ones
 #   make lint    ruff, mypy strict, the floors
 #   make soak    the minutes-long tests
-#   make bench   every benchmark, a quarter of an hour or more; bench-quick some minutes, bench-check compares its ratios with the committed
+#   make bench   every benchmark, under a quarter of an hour; bench-quick under a minute, bench-check compares ratios with the committed
 #   make ci      what CI runs
 #   make clean   remove the environment and the caches
 #

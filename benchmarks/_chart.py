@@ -1,6 +1,6 @@
 """A chart as SVG text: panels side by side, a line a variant, one legend. No library, no script, no style of the page's.
 
-Each x that was measured has its own place, at even distances; y begins at 0, or is logarithmic.
+Each x that was measured has its own place, at even distances; y begins at 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ class Panel(NamedTuple):
     title: str
     x_title: str
     lines: Sequence[Line]
-    is_log: bool = False
 
 
 def chart(title: str, panels: Sequence[Panel], columns: int = 2) -> str:
@@ -58,19 +57,14 @@ def chart(title: str, panels: Sequence[Panel], columns: int = 2) -> str:
 def _panel(panel: Panel, colours: dict[str, str], left: int, top: int) -> list[str]:
     places = sorted({x for line in panel.lines for x, _ in line.points})
     values = [y for line in panel.lines for _, y in line.points]
-    ticks = _log_ticks(values) if panel.is_log else _ticks(max(values, default=1.0))
+    ticks = _ticks(max(values, default=1.0))
     bottom = top + HEIGHT
 
     def x_of(x: float) -> float:
         return left + (places.index(x) + 0.5) * WIDTH / len(places)
 
     def y_of(y: float) -> float:
-        if panel.is_log:
-            low, high = math.log10(ticks[0]), math.log10(ticks[-1])
-            share = (math.log10(max(y, ticks[0])) - low) / (high - low)
-        else:
-            share = y / ticks[-1]
-        return bottom - share * (HEIGHT - 20)
+        return bottom - y / ticks[-1] * (HEIGHT - 20)
 
     parts = [f'<text x="{left}" y="{top}" font-weight="600" fill="#222222">{escape(panel.title)}</text>']
     for tick in ticks:
@@ -99,13 +93,6 @@ def _ticks(greatest: float) -> list[float]:
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * each for each in (1, 2, 2.5, 5, 10) if size * each >= raw)
     return [step * at for at in range(math.ceil(greatest / step) + 1)]
-
-
-def _log_ticks(values: Sequence[float]) -> list[float]:
-    """Powers of ten around what is above 0."""
-    above = [value for value in values if value > 0] or [1.0]
-    low, high = math.floor(math.log10(min(above))), math.ceil(math.log10(max(above)))
-    return [10.0**power for power in range(low, max(high, low + 1) + 1)]
 
 
 def _short(value: float) -> str:

@@ -5,11 +5,11 @@ Its model provider and every proxy are a port of the loopback where nobody liste
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from _homes import MB
+from _machine import io
+from _measure import mib
 
 NOBODY = "http://127.0.0.1:9"
 CONFIG = f"""\
@@ -85,7 +87,7 @@ class AppServer:
     def end(self) -> dict[str, float]:
         """Close its input, wait for its end, and tell what it used."""
         assert self._child.stdin is not None
-        written = bytes_written(self._child.pid)
+        written = io(f"/proc/{self._child.pid}/io")[0]
         self._child.stdin.close()
         timer = threading.Timer(20, self._child.kill)
         timer.start()
@@ -116,19 +118,16 @@ class AppServer:
             return  # it ended; whoever reads the answer finds out, with what it said
 
 
+def program(path: str) -> str:
+    """What argparse makes of `--codex`: something that can be run."""
+    if not os.access(path, os.X_OK) or os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{path} is no program: name the Codex CLI's binary")
+    return os.path.abspath(path)
+
+
 def used(usage: Any) -> dict[str, float]:
     """Processor time, and the peak memory of the process or the largest of its children."""
-    peak = usage.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
-    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": peak}
-
-
-def bytes_written(pid: int) -> int:
-    """What a process and the children that it waited for gave to write calls; 0 where the system does not tell."""
-    try:
-        with open(f"/proc/{pid}/io") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("wchar"))
-    except OSError:
-        return 0
+    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": mib(usage.ru_maxrss)}
 
 
 def median_ms(call: Callable[[], object], times: int) -> float:

@@ -2,7 +2,8 @@
 
 Goals, lists, leases and, on the upper rungs, logs are the engine's own. What it does not do by itself is here: rows written
 with every append (`Upserts`), log records and leases in the state database. All of that goes through the engine's own
-`Database`, so that every variant waits, retries and syncs alike.
+`Database`, so that every variant waits, retries and syncs alike. An open that fails ends the benchmark; what fails later is
+counted, timed, and told.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
+
+from _events import TEXT, events, line_of, message
+from _machine import io
 
 LOG_BATCH = 128
 LOGS_AN_APPEND = 4
 THREADS_A_PROCESS = 4
 LIST_EVERY, GOAL_EVERY, HEARTBEAT_EVERY = 50, 20, 40
-FILLER = "x" * 200
+CYCLE = 20
 
 _LOGS = """
 CREATE TABLE IF NOT EXISTS bench_logs (
@@ -78,14 +83,19 @@ class LogTable:
         """One record; every so many are written together."""
         self._waiting.append((int(time.time() * 1000), level, target, thread_id, body))
         if len(self._waiting) >= LOG_BATCH:
-            batch, self._waiting = self._waiting, []
+            self.flush()
+
+    def flush(self) -> None:
+        """What waits is written."""
+        batch, self._waiting = self._waiting, []
+        if batch:
             with self._database.write() as transaction:
                 transaction.run_many(
                     "INSERT INTO bench_logs (at_ms, level, target, thread_id, message) VALUES (?, ?, ?, ?, ?)", batch
                 )
 
     def close(self) -> None:
-        """What waits is lost: the time is over."""
+        """It was flushed."""
 
 
 class Worker:
@@ -98,8 +108,8 @@ class Worker:
         from engine.stores.files import Files
         from engine.stores.leases import Leases
 
-        # A list looks at the folders once, before the time runs: all processes write, and would find each other's files.
-        self._options = options = engine.Options(background_scan_s=0, scan_interval_ms=3_600_000)
+        # The background is part of the engine as it is; beside rows that are written here it would write them again.
+        options = engine.Options() if leases == "own" else engine.Options(background_scan_s=0)
         self._opened = opened = engine.open(home, options=options)
         clock, files = SystemClock(), Files()
         state = opened._database
@@ -107,6 +117,10 @@ class Worker:
         if upserts != "coalesced":
             opened._flush.note = Upserts(opened, upserts).note  # type: ignore[method-assign]
         self._log = Handler(home, options=options) if logs == "segments" else LogTable(state)
+        if logs == "segments" and number == 0:
+            self._log.write("so that there is a table")
+            self._log.flush()
+            opened.logs.fill()
         if leases == "state":
             (sql,) = _lease_table(opened._jobs)
             with state.write() as transaction:
@@ -115,38 +129,50 @@ class Worker:
         self._leases = Leases(kept, options=options, clock=clock, files=files)
         self._lease = self._leases.claim(f"bench-{number}", "work")
         self.threads = [opened.threads.create(cwd="/", durability="buffered") for _ in range(THREADS_A_PROCESS)]
+        self._events = list(events(number, CYCLE))
         for thread in self.threads:
-            thread.append([message()])
+            thread.append([message("begun")])
             opened.goals.create(thread.id, "to be measured")
         opened.threads.list()
 
     def append(self, at: int) -> None:
         """One event."""
         thread = self.threads[at % len(self.threads)]
-        thread.append([asked_for(at) or message()])
+        thread.append([self._events[at % CYCLE]])
 
-    def rest(self, at: int) -> bool:
-        """What goes with it; whether a list is due."""
+    def rest(self, at: int) -> None:
+        """What goes with it."""
         thread = self.threads[at % len(self.threads)]
         for number in range(LOGS_AN_APPEND):
-            text = f"step {at}.{number}: {FILLER[:80]}"
-            self._log.write(text, level="DEBUG", target="agent.turn", thread_id=thread.id)
+            text = f"step {at}.{number}: {TEXT[:80]}"
+            self._log.write(text, level="INFO", target="agent.turn", thread_id=thread.id)
         if at % GOAL_EVERY == 0:
             self._opened.goals.account(thread.id, tokens=100)
         if at % HEARTBEAT_EVERY == 0:
             self._leases.heartbeat(self._lease, str(at))
-        return at % LIST_EVERY == 0
 
     def list(self) -> None:
         """The newest 25."""
         assert self._opened.threads.list().threads
 
+    def settle(self) -> None:
+        """What appends and log calls still owe: rows of threads, and log records out of this process."""
+        self._opened._flush.flush()
+        self._log.flush()
+
+    def fill_logs(self) -> int:
+        """What segments still owe: the rows of all processes' log records; how many there are then."""
+        self._opened.logs.fill()
+        return self._opened.logs.status().rows
+
     def counted(self) -> dict[str, int]:
-        """Transactions and pauses of all databases."""
+        """Transactions and pauses of all databases, flushes that failed behind appends, log records that found no room."""
         counters = [database.counters for database in self._databases]
         return {
             "transactions": sum(each.transactions for each in counters),
             "busy_waits": sum(each.busy_waits for each in counters),
+            "flushes_failed": self._opened._flush.counters.flushes_failed,
+            "logs_dropped": 0 if isinstance(self._log, LogTable) else self._log.counters.dropped,
         }
 
     def close(self) -> None:
@@ -163,52 +189,23 @@ class Bare:
             os.open(f"{home}/{number}-{each}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             for each in range(THREADS_A_PROCESS)
         ]
-        head = '{"timestamp":"2026-01-05T09:00:00.000Z","ordinal":12345,"type":"response_item","payload":'
-        text = f'{{"type":"message","role":"assistant","content":[{{"type":"output_text","text":"{FILLER}"}}]}}'
-        self._line = f"{head}{text}}}\n".encode()
+        self._lines = [line_of(event) for event in events(number, CYCLE)]
 
     def append(self, at: int) -> None:
-        os.write(self.threads[at % len(self.threads)], self._line)
+        os.write(self.threads[at % len(self.threads)], self._lines[at % CYCLE])
 
-    def rest(self, at: int) -> bool:
-        return False
+    def rest(self, at: int) -> None: ...
 
     def list(self) -> None: ...
 
+    def settle(self) -> None: ...
+
     def counted(self) -> dict[str, int]:
-        return {"transactions": 0, "busy_waits": 0}
+        return {"transactions": 0, "busy_waits": 0, "flushes_failed": 0, "logs_dropped": 0}
 
     def close(self) -> None:
         for fd in self.threads:
             os.close(fd)
-
-
-def message() -> dict[str, Any]:
-    """Text of the model: no table asks for it."""
-    content = [{"type": "output_text", "text": FILLER}]
-    return {"type": "response_item", "payload": {"type": "message", "role": "assistant", "content": content}}
-
-
-def asked_for(at: int) -> dict[str, Any] | None:
-    """Of twenty events one is what a user said, and one a count of tokens."""
-    if at % 20 == 0:
-        said = [{"type": "text", "text": f"go on with {at}", "text_elements": []}]
-        item = {"type": "UserMessage", "id": f"item-{at}", "content": said}
-        return {"type": "event_msg", "payload": {"type": "item_completed", "turn_id": f"turn-{at}", "item": item}}
-    if at % 20 == 10:
-        usage = {"input_tokens": at, "cached_input_tokens": 0, "output_tokens": 1, "reasoning_output_tokens": 0}
-        info = {"total_token_usage": {**usage, "total_tokens": at}, "last_token_usage": {**usage, "total_tokens": 1}}
-        return {"type": "event_msg", "payload": {"type": "token_count", "info": info}}
-    return None
-
-
-def bytes_written() -> int:
-    """What this process gave to write calls so far; 0 where the system does not tell."""
-    try:
-        with open("/proc/self/io") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("wchar"))
-    except OSError:
-        return 0
 
 
 _open: list[Any] = []
@@ -221,14 +218,12 @@ def open_(home: str, upserts: str, logs: str, leases: str, number: int) -> bool:
 
 
 def work(seconds: float, hz: int) -> dict[str, Any]:
-    """Do it for so long."""
-    from engine.errors import StoreBusy
-
+    """Do it for so long, and then what it owes."""
     (worker,) = _open
-    before, bytes_before = worker.counted(), bytes_written()
-    append_us: list[float] = []
-    list_us: list[float] = []
-    errors = at = 0
+    before, written = worker.counted(), io()[0]
+    waits: dict[str, list[float]] = {"append": [], "rest": [], "list": []}
+    errors: list[str] = []
+    at = appends = 0
     begun = now = time.perf_counter()
     due = begun + random.random() / hz if hz else 0.0
     while now - begun < seconds:
@@ -236,37 +231,52 @@ def work(seconds: float, hz: int) -> dict[str, Any]:
         if hz:
             due += 1 / hz
             time.sleep(max(0.0, due - time.perf_counter()))
-        try:
-            append_us.append(timed(lambda at=at: worker.append(at)))
-            if worker.rest(at):
-                list_us.append(timed(worker.list))
-        except StoreBusy:
-            errors += 1
+        appends += attempt(partial(worker.append, at), waits["append"], errors)
+        attempt(partial(worker.rest, at), waits["rest"], errors)
+        if at % LIST_EVERY == 0:
+            attempt(worker.list, waits["list"], errors)
         now = time.perf_counter()
-    took, after = now - begun, worker.counted()
+    attempt(worker.settle, [], errors)
+    after = worker.counted()
     return {
-        "seconds": took,
-        "appends": at,
+        "seconds": time.perf_counter() - begun,
+        "appends": appends,
         "threads": len(worker.threads),
-        "append_us": thinned(append_us),
-        "list_us": list_us,
-        "busy_errors": errors,
-        "bytes_written": bytes_written() - bytes_before,
+        **{f"{name}_us": thinned(each) for name, each in waits.items()},
+        "errors": errors,
+        "bytes_written": io()[0] - written,
         **{name: count - before[name] for name, count in after.items()},
     }
 
 
-def close() -> bool:
-    """Let go of the home."""
-    _open.pop().close()
-    return True
+def fill_logs() -> dict[str, Any]:
+    """Give rows to the log records of all: seconds, rows, and bytes written."""
+    begun, written = time.perf_counter(), io()[0]
+    rows = _open[0].fill_logs()
+    return {"seconds": time.perf_counter() - begun, "log_rows": rows, "bytes_written": io()[0] - written}
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Microseconds."""
+def close() -> dict[str, Any]:
+    """Let go of the home; what failed on the way."""
+    worker, errors = _open.pop(), []
+    before = worker.counted()["flushes_failed"]
+    attempt(worker.close, [], errors)
+    return {"errors": errors, "flushes_failed": worker.counted()["flushes_failed"] - before}
+
+
+def attempt(call: Callable[[], object], waits_us: list[float], errors: list[str]) -> bool:
+    """Whether it was done. How long it took is told of one that failed, too."""
+    from engine.errors import StoreBusy
+
     begun = time.perf_counter()
-    call()
-    return (time.perf_counter() - begun) * 1e6
+    try:
+        call()
+    except StoreBusy as error:
+        errors.append(str(error))
+        return False
+    finally:
+        waits_us.append((time.perf_counter() - begun) * 1e6)
+    return True
 
 
 def thinned(waits: list[float]) -> list[float]:
@@ -280,4 +290,4 @@ def _lease_table(jobs: Any) -> Any:
         return transaction.row("SELECT sql FROM sqlite_schema WHERE name = 'leases'")
 
 
-CHILD = {"open": open_, "work": work, "close": close, "nothing": lambda: True}
+CHILD = {"open": open_, "work": work, "fill_logs": fill_logs, "close": close, "nothing": lambda: True}

@@ -10,6 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from _machine import cores
+
 MB = 1_000_000
 
 
@@ -43,6 +45,19 @@ def ensure_home(folder: Path, name: str, make: Any) -> Path:
             while file.read(MB):
                 pass
     return home
+
+
+def ensure_filled(folder: Path, threads: int) -> tuple[Path, Path]:
+    """The home of so many small rollouts, and the folder with its rows; which several benchmarks read and none changes."""
+    import engine
+
+    home = ensure_home(folder, f"small-{threads}", lambda home: make_small(home, threads))
+    state = folder / f"small-{threads}-state"
+    state.mkdir(exist_ok=True)
+    say("back-filling …")
+    with engine.open(str(home), state_dir=str(state), options=engine.Options(background_scan_s=0)) as opened:
+        assert opened.backfill(workers=cores()).status == "complete"
+    return home, state
 
 
 def make_many(home: Path, files: int, size: int) -> None:

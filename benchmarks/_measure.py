@@ -1,6 +1,7 @@
 """One measurement in a process of its own, so that memory and imports of one do not colour the next.
 
-`python _measure.py CASE HOME STATE WORKERS` prints one JSON object. Times are seconds of the wall clock.
+`python _measure.py CASE HOME STATE WORKERS` prints one JSON object. Times are seconds of the wall clock. It imports next
+to nothing, so that import and memory are those of what it measures.
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ def skim(home: str, state: str, workers: int) -> dict[str, object]:
     paths = [path for path, _ in _files(home)]
     skimmer, block_bytes = Skim(THREADS.kinds, THREADS.latest), Options().block_bytes
     begun = time.perf_counter()
-    read = 0
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY)
-        at = 0
-        while data := os.pread(fd, block_bytes, at):
-            stop = data.rfind(b"\n") + 1 or len(data)
-            skimmer.scan(data, 0, stop)
-            at += stop
-        os.close(fd)
-        read += at
+    read = sum(skim_file(path, skimmer, block_bytes) for path in paths)
     return {"seconds": time.perf_counter() - begun, "files": len(paths), "bytes": read}
+
+
+def skim_file(path: str | os.PathLike[str], skimmer: Any, block_bytes: int) -> int:
+    """Open, read and skim one; its bytes."""
+    fd = os.open(path, os.O_RDONLY)
+    at = 0
+    while data := os.pread(fd, block_bytes, at):
+        stop = data.rfind(b"\n") + 1 or len(data)
+        skimmer.scan(data, 0, stop)
+        at += stop
+    os.close(fd)
+    return at
 
 
 def backfill(home: str, state: str, workers: int) -> dict[str, object]:
@@ -163,21 +167,25 @@ def _files(folder: str):
                 yield entry.path, entry.stat(follow_symlinks=False)
 
 
-def _peak_mb(who: int) -> float:
+def peak_mb(who: int) -> float:
     """In MiB; of children that of the largest. A child's also counts what its parent held when it was started (Linux)."""
     if who == resource.RUSAGE_SELF and os.path.exists("/proc/self/status"):
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
-    peak = resource.getrusage(who).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+    return mib(resource.getrusage(who).ru_maxrss)
+
+
+def mib(maxrss: int) -> float:
+    """Of what getrusage calls `ru_maxrss`."""
+    return maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
     """Measure the case that is named, and say what memory it took."""
     case, home, state, workers = sys.argv[1:]
     found = globals()[case](home, state, int(workers))
-    found["peak_mb"] = _peak_mb(resource.RUSAGE_SELF)
-    found["workers_peak_mb"] = _peak_mb(resource.RUSAGE_CHILDREN)
+    found["peak_mb"] = peak_mb(resource.RUSAGE_SELF)
+    found["workers_peak_mb"] = peak_mb(resource.RUSAGE_CHILDREN)
     print(json.dumps(found))
 
 

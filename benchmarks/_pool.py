@@ -1,8 +1,8 @@
-"""Processes that are started once and then told what to measure, so that imports are in no measurement.
+"""Processes that measure: one for each measurement, and such as are started once and then told, so that no import is in it.
 
-The parent sends a line of JSON to each of the processes that take part, `{"do": NAME, …}`, and reads a line from each.
-`serve` is the child's side: it calls the function of that name. Something that fails in a child fails in the parent, with
-the child's own words.
+`measure` runs a case of `_measure.py`. Of a pool the parent sends a line of JSON to each of the processes that take part,
+`{"do": NAME, …}`, and reads a line from each. `serve` is the child's side: it calls the function of that name. Something that
+fails in a child fails in the parent, with the child's own words.
 """
 
 from __future__ import annotations
@@ -10,10 +10,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+
+def measure(case: str, home: Path, folder: Path, workers: int = 0) -> dict[str, Any]:
+    """What a case of `_measure.py` finds, in a process of its own, with databases that nobody used before."""
+    script = Path(__file__).with_name("_measure.py")
+    with tempfile.TemporaryDirectory(prefix="state-", dir=folder) as state:
+        command = [sys.executable, str(script), case, str(home), state, str(workers)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=1_200)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 class ChildFailed(RuntimeError):

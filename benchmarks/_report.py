@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -54,7 +55,9 @@ def arguments(about: str | None, **more: Mapping[str, Any]) -> argparse.Namespac
     for name, how in more.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **how)
     parser.add_argument("--rounds", type=int, help="paired rounds (5; quick: 2)")
-    parser.add_argument("--folder", help="where homes are made and kept; else a temporary one, removed at the end")
+    parser.add_argument(
+        "--folder", type=os.path.abspath, help="where homes are made and kept; else a temporary one, removed at the end"
+    )
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     asked = parser.parse_args()

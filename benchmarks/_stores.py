@@ -1,9 +1,8 @@
 """The stores that `peers.py` compares, each doing the same work by its own means: `python _stores.py NAME` does what is asked.
 
 A store's library is imported once; everything else happens in forked children, so that eight writers are eight processes
-and nothing of one measurement is left in the next. Every store runs as its documents have it, durable: what its settings
-are is in `settings`, and is looked up in the running database where it can be. The engine and `bare` run in our own
-environment, the others in one of theirs.
+and nothing of one measurement is left in the next. Every store runs as its documents have it, durable: what its settings are is
+in `settings`, and where it is SQLite its own connection is asked. The engine runs in our environment, the others in theirs.
 
 What a store has no method for is written here in the best way that its own tables or calls allow, and said in `settings`.
 """
@@ -12,22 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+from _events import Event, events, id_of
 from _pool import serve
 
-Event = dict[str, Any]
-TEXT = "The parser keeps the position of each token, so that an error can say where it is; the tests cover both cases. "
 PAGE = 5_000
+ASKED = ("event_msg",)
+"""The types of event that a row of `write_rows` is made of."""
 
 
 class Ready(NamedTuple):
@@ -59,21 +58,18 @@ class Store:
         """So many threads with so many events each, in any way that is quick."""
         raise NotImplementedError
 
-    def threads(self, folder: str) -> Iterator[tuple[str, Iterable[Event]]]:
-        """Each thread with its events from the first on, decoded."""
+    def log(self, folder: str, types: Sequence[str] = ()) -> Iterator[tuple[str, Event]]:
+        """Every event, decoded, in the order of its thread; where types are named and the store can, those alone."""
         raise NotImplementedError
-
-    def log(self, folder: str) -> Iterator[tuple[str, Event]]:
-        """All events of all threads, in the order of each thread."""
-        return ((thread, event) for thread, events in self.threads(folder) for event in events)
 
     def rebuild(self, folder: str, into: str) -> tuple[int, int]:
         """A row a thread, from all events; how many threads, and the sum of their tokens."""
-        return write_rows(self.log(folder), into)
+        return write_rows(self.log(folder, ASKED), into)
 
-    def fill_newest(self, folder: str, threads: int, home: str) -> None:
-        """So many threads of one event each."""
-        self.fill(folder, threads, 1)
+    @contextlib.contextmanager
+    def connection(self, folder: str) -> Iterator[sqlite3.Connection | sqlite3.Cursor | None]:
+        """What it uses itself to ask its database; None where that is not SQLite."""
+        yield None
 
     def newest(self, folder: str, home: str) -> tuple[Callable[[], int], Callable[[], object]]:
         """A function that lists the newest 25 threads and says how many they are, and one that ends it."""
@@ -91,7 +87,7 @@ class Engine(Store):
         import engine.runtime
 
         self._engine = engine
-        self._options = engine.Options(background_scan_s=0)
+        self._options = engine.Options(background_scan_s=0)  # what is measured is the call, not what comes behind it
 
     def prepare(self, folder: str) -> None:
         self._engine.open(folder).close()
@@ -108,12 +104,11 @@ class Engine(Store):
                     for batch in batches(events(number, each), 1_000):
                         thread.append(batch)
 
-    def threads(self, folder: str) -> Iterator[tuple[str, Iterable[Event]]]:
+    def log(self, folder: str, types: Sequence[str] = ()) -> Iterator[tuple[str, Event]]:
         with self._engine.open(folder, options=self._options) as opened:
             for row in opened.threads.list(limit=0).threads:
-                yield (
-                    row.id,
-                    (record.payload for record in opened.threads.read(row.id) if record.kind != "session_meta"),
+                yield from (
+                    (row.id, each.payload) for each in opened.threads.read(row.id) if each.kind != "session_meta"
                 )
 
     def rebuild(self, folder: str, into: str) -> tuple[int, int]:
@@ -122,10 +117,6 @@ class Engine(Store):
             rows = opened.threads.list(limit=0).threads
             return len(rows), sum(row.tokens_used for row in rows)
 
-    def fill_newest(self, folder: str, threads: int, home: str) -> None:
-        with self._engine.open(home, state_dir=folder, options=self._options) as opened:
-            opened.backfill(workers=2)
-
     def newest(self, folder: str, home: str) -> tuple[Callable[[], int], Callable[[], object]]:
         opened = self._engine.open(home, state_dir=folder, options=self._options)
         while opened.threads.list().partial is not None:
@@ -133,32 +124,11 @@ class Engine(Store):
         return lambda: len(opened.threads.list(limit=25).threads), opened.close
 
 
-class Bare(Store):
-    """No store at all: the same lines by os.write and os.fdatasync."""
-
-    settings = "os.write and os.fdatasync of lines that were encoded before; reads decode nothing but JSON"
-
-    def writer(self, folder: str, thread: int) -> Ready:
-        import orjson
-
-        fd = os.open(f"{folder}/{thread}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        lines: dict[int, bytes] = {}
-
-        def append(batch: list[Event]) -> None:
-            data = lines.get(len(batch))
-            if data is None:
-                data = lines[len(batch)] = b"".join(orjson.dumps(each) + b"\n" for each in batch)
-            os.write(fd, data)
-            os.fdatasync(fd)
-
-        return Ready(append, lambda: os.close(fd))
-
-
 class EventSourcing(Store):
     """The SQLite recorder of `eventsourcing`; a thread is an originator."""
 
     settings = (
-        "SQLite recorder, WAL, synchronous={synchronous}; events as JSON. It lists no originators: the newest 25 are the tail "
+        "SQLite recorder, {sqlite}; events as JSON. It lists no originators: the newest 25 are the tail "
         "of its log, which suffices here because each has one event"
     )
     packages = ("eventsourcing",)
@@ -196,20 +166,18 @@ class EventSourcing(Store):
         for batch in batches(stored, PAGE):
             recorder.insert_events(batch)
 
-    def threads(self, folder: str) -> Iterator[tuple[str, Iterable[Event]]]:
-        import orjson
-
-        recorder = self._recorder(folder)
-        for thread in originators(f"{folder}/events.db"):
-            yield thread, (orjson.loads(each.state) for each in recorder.select_events(thread))
-
-    def log(self, folder: str) -> Iterator[tuple[str, Event]]:
+    def log(self, folder: str, types: Sequence[str] = ()) -> Iterator[tuple[str, Event]]:
         import orjson
 
         recorder, at = self._recorder(folder), 1
-        while page := recorder.select_notifications(at, PAGE):
+        while page := recorder.select_notifications(at, PAGE, topics=types):
             yield from ((each.originator_id, orjson.loads(each.state)) for each in page)
             at = page[-1].id + 1
+
+    @contextlib.contextmanager
+    def connection(self, folder: str) -> Iterator[sqlite3.Connection | sqlite3.Cursor | None]:
+        with self._recorder(folder).datastore.transaction(commit=False) as cursor:
+            yield cursor.sqlite_cursor
 
     def newest(self, folder: str, home: str) -> tuple[Callable[[], int], Callable[[], object]]:
         recorder = self._recorder(folder)
@@ -270,20 +238,12 @@ class UmaDB(Store):
         for batch in batches(stored, PAGE):
             client.append(batch)
 
-    def threads(self, folder: str) -> Iterator[tuple[str, Iterable[Event]]]:
-        import orjson
-
-        client = self._library.Client(self._address, batch_size=PAGE)
-        names = dict.fromkeys(each.event.tags[0] for each in client.read())
-        for thread in names:
-            query = self._library.Query([self._library.QueryItem(tags=[thread])])
-            yield thread, (orjson.loads(each.event.data) for each in client.read(query=query))
-
-    def log(self, folder: str) -> Iterator[tuple[str, Event]]:
+    def log(self, folder: str, types: Sequence[str] = ()) -> Iterator[tuple[str, Event]]:
         import orjson
 
         client = self._library.Client(self._address, batch_size=PAGE)  # reading ends when nobody keeps it
-        for each in client.read():
+        query = self._library.Query([self._library.QueryItem(types=list(types))]) if types else None
+        for each in client.read(query=query):
             yield each.event.tags[0], orjson.loads(each.event.data)
 
     def newest(self, folder: str, home: str) -> tuple[Callable[[], int], Callable[[], object]]:
@@ -295,7 +255,8 @@ class LangGraph(Store):
     """The SQLite saver of LangGraph; an append is a checkpoint with the new events."""
 
     settings = (
-        "SqliteSaver, WAL, synchronous={synchronous}; an append is one checkpoint that holds the new events alone"
+        "SqliteSaver, {sqlite}; an append is one checkpoint that holds the new events alone, so it cannot ask by type of "
+        "event"
     )
     packages = ("langgraph-checkpoint-sqlite",)
 
@@ -329,11 +290,16 @@ class LangGraph(Store):
             for event in events(number, each):
                 self._put(saver, config, [event])
 
-    def threads(self, folder: str) -> Iterator[tuple[str, Iterable[Event]]]:
+    def log(self, folder: str, types: Sequence[str] = ()) -> Iterator[tuple[str, Event]]:
         saver = self._saver(folder)
         for (thread,) in saver.conn.execute("SELECT DISTINCT thread_id FROM checkpoints").fetchall():
             found = list(saver.list({"configurable": {"thread_id": thread}}))
-            yield thread, (event for each in reversed(found) for event in each.checkpoint["channel_values"]["events"])
+            for each in reversed(found):
+                yield from ((thread, event) for event in each.checkpoint["channel_values"]["events"])
+
+    @contextlib.contextmanager
+    def connection(self, folder: str) -> Iterator[sqlite3.Connection | sqlite3.Cursor | None]:
+        yield self._saver(folder).conn
 
     def newest(self, folder: str, home: str) -> tuple[Callable[[], int], Callable[[], object]]:
         saver = self._saver(folder)
@@ -347,7 +313,8 @@ class Agents(Store):
     """The SQLite session of the OpenAI Agents SDK."""
 
     settings = (
-        "SQLiteSession, WAL, synchronous={synchronous}; events are its items. It lists no sessions: its table is asked"
+        "SQLiteSession, {sqlite}; events are its items, which it cannot ask for by type. It lists no sessions: its table is "
+        "asked"
     )
     packages = ("openai-agents",)
 
@@ -387,17 +354,22 @@ class Agents(Store):
         connection.close()
         filler.close()
 
-    def threads(self, folder: str) -> Iterator[tuple[str, Iterable[Event]]]:
+    def log(self, folder: str, types: Sequence[str] = ()) -> Iterator[tuple[str, Event]]:
         loop = self._asyncio.new_event_loop()
-        connection = sqlite3.connect(f"{folder}/sessions.db")
-        names = connection.execute("SELECT session_id FROM agent_sessions").fetchall()
-        connection.close()
+        with contextlib.closing(sqlite3.connect(f"{folder}/sessions.db")) as connection:
+            names = connection.execute("SELECT session_id FROM agent_sessions").fetchall()
         for (thread,) in names:
             session = self._session(folder, thread)
-            yield thread, loop.run_until_complete(session.get_items())
+            yield from ((thread, event) for event in loop.run_until_complete(session.get_items()))
             session.close()
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+    @contextlib.contextmanager
+    def connection(self, folder: str) -> Iterator[sqlite3.Connection | sqlite3.Cursor | None]:
+        session = self._session(folder, "none")
+        yield session._get_connection()
+        session.close()
 
     def newest(self, folder: str, home: str) -> tuple[Callable[[], int], Callable[[], object]]:
         connection = sqlite3.connect(f"{folder}/sessions.db")
@@ -407,7 +379,6 @@ class Agents(Store):
 
 STORES: Mapping[str, type[Store]] = {
     "engine": Engine,
-    "bare": Bare,
     "eventsourcing": EventSourcing,
     "umadb": UmaDB,
     "langgraph": LangGraph,
@@ -418,44 +389,15 @@ STORES: Mapping[str, type[Store]] = {
 # --- the work ------------------------------------------------------------------------------------------------------
 
 
-def events(thread: int, count: int) -> Iterator[Event]:
-    """What happens in a thread: of twenty events one is what a user says and one is a count of tokens."""
-    for at in range(count):
-        if at % 20 == 0:
-            said = [{"type": "text", "text": f"thread {thread}: go on with step {at}", "text_elements": []}]
-            item = {"type": "UserMessage", "id": f"item-{at}", "content": said}
-            payload: Event = {
-                "type": "item_completed",
-                "thread_id": id_of(thread),
-                "turn_id": f"turn-{at}",
-                "item": item,
-            }
-            yield {"type": "event_msg", "payload": payload}
-        elif at % 20 == 10:
-            usage = {
-                "input_tokens": at * 90,
-                "cached_input_tokens": 0,
-                "output_tokens": at * 10,
-                "total_tokens": at * 100,
-            }
-            usage["reasoning_output_tokens"] = 0
-            payload = {"type": "token_count", "info": {"total_token_usage": usage, "last_token_usage": usage}}
-            yield {"type": "event_msg", "payload": payload}
-        else:
-            content = [{"type": "output_text", "text": f"{thread}.{at} {TEXT * (1 + at % 5)}"}]
-            yield {"type": "response_item", "payload": {"type": "message", "role": "assistant", "content": content}}
-
-
 def write_rows(log: Iterable[tuple[str, Event]], into: str) -> tuple[int, int]:
-    """The read model of a store that has none: title, tokens, number of events; a commit has its place in the log with it."""
+    """The read model of a store that has none: title and tokens; a commit has with it how far the log was followed."""
     rows: dict[str, list[Any]] = {}
     at = 0
     for thread, event in log:
         at += 1
         row = rows.get(thread)
         if row is None:
-            row = rows[thread] = [None, 0, 0]
-        row[2] += 1
+            row = rows[thread] = [None, 0]
         payload = event["payload"]
         kind = payload["type"]
         if kind == "item_completed" and row[0] is None:
@@ -465,12 +407,10 @@ def write_rows(log: Iterable[tuple[str, Event]], into: str) -> tuple[int, int]:
     with contextlib.closing(sqlite3.connect(into)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("CREATE TABLE threads (id TEXT PRIMARY KEY, title TEXT, tokens INTEGER, events INTEGER)")
+        connection.execute("CREATE TABLE threads (id TEXT PRIMARY KEY, title TEXT, tokens INTEGER)")
         connection.execute("CREATE TABLE place (at INTEGER)")
         for batch in batches(rows.items(), 1_000):
-            connection.executemany(
-                "INSERT INTO threads VALUES (?, ?, ?, ?)", [(str(name), *row) for name, row in batch]
-            )
+            connection.executemany("INSERT INTO threads VALUES (?, ?, ?)", [(str(name), *row) for name, row in batch])
             connection.execute("INSERT INTO place VALUES (?)", (at,))
             connection.commit()
     return len(rows), sum(row[1] for row in rows.values())
@@ -488,17 +428,6 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def id_of(thread: int) -> str:
-    """A thread's id, the same every time."""
-    return f"0199a000-0000-7000-8000-{thread:012d}"
-
-
-def originators(path: str) -> list[str]:
-    """The threads in a database of `eventsourcing`, which has no call that names them."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        return [row[0] for row in connection.execute("SELECT DISTINCT originator_id FROM stored_events")]
-
-
 # --- a store's process ---------------------------------------------------------------------------------------------
 
 
@@ -511,16 +440,17 @@ class Serving:
 
     def work(self) -> dict[str, Callable[..., Any]]:
         """By the name that is asked for."""
-        names = ("about", "append", "fill", "replay", "rebuild", "fill_newest", "newest")
+        names = ("about", "append", "fill", "replay", "rebuild", "newest")
         return {name: getattr(self, name) for name in names}
 
     def about(self, folder: str) -> dict[str, Any]:
         """Versions, and the settings in which it runs."""
         with self._store.running(folder):
             self._in_children([lambda _: self._store.prepare(folder)])
+            (sqlite,) = self._in_children([lambda _: settings_of(self._store, folder)])
         return {
             "versions": {name: version(name) for name in self._store.packages},
-            "settings": self._store.settings.format(synchronous=synchronous()),
+            "settings": self._store.settings.format(sqlite=sqlite),
         }
 
     def append(self, folder: str, writers: int, batch: int, seconds: float) -> dict[str, float]:
@@ -553,17 +483,17 @@ class Serving:
         return {"appends": len(waits), "seconds": at - begun, "waits_us": waits}
 
     def fill(self, folder: str, threads: int, each: int) -> bool:
-        """What `replay` and `rebuild` read."""
+        """What the others read."""
         with self._store.running(folder):
             self._in_children([lambda _: self._store.fill(folder, threads, each)])
         return True
 
     def replay(self, folder: str) -> dict[str, float]:
-        """Every thread, from its first event to its last."""
+        """Every event of every thread, decoded."""
 
         def read(_: Any) -> dict[str, float]:
             begun = time.perf_counter()
-            count = sum(1 for _, found in self._store.threads(folder) for _ in found)
+            count = sum(1 for _ in self._store.log(folder))
             return {"seconds": time.perf_counter() - begun, "events": count}
 
         with self._store.running(folder):
@@ -579,12 +509,6 @@ class Serving:
 
         with self._store.running(folder):
             return self._in_children([build])[0]  # type: ignore[no-any-return]
-
-    def fill_newest(self, folder: str, threads: int, home: str) -> bool:
-        """What `newest` lists."""
-        with self._store.running(folder):
-            self._in_children([lambda _: self._store.fill_newest(folder, threads, home)])
-        return True
 
     def newest(self, folder: str, home: str, times: int) -> dict[str, float]:
         """The median of so many lists, the first not counted."""
@@ -634,10 +558,14 @@ class Serving:
         return [answer for answer, _ in answers]
 
 
-def synchronous() -> str:
-    """What SQLite's default is here: nobody above sets it."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        return ("OFF", "NORMAL", "FULL", "EXTRA")[connection.execute("PRAGMA synchronous").fetchone()[0]]
+def settings_of(store: Store, folder: str) -> str:
+    """How a connection of this store journals and syncs, and the SQLite that it is of."""
+    with store.connection(folder) as connection:
+        if connection is None:
+            return ""
+        asked = ("SELECT sqlite_version()", "PRAGMA journal_mode", "PRAGMA synchronous")
+        library, journal, sync = (connection.execute(each).fetchone()[0] for each in asked)
+    return f"SQLite {library}, {journal.upper()}, synchronous={('OFF', 'NORMAL', 'FULL', 'EXTRA')[sync]}"
 
 
 if __name__ == "__main__":

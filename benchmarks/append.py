@@ -1,9 +1,9 @@
 """How fast is an append, beside the bare write to the same disk?
 
 Each writer is a process with a thread (a rollout) of its own, all on one home. In rounds, each case runs beside its
-bare counterpart, in shuffled order and for the same time: `os.write` of lines of the same length, alone (for `buffered`
-and `turn`) or with `fdatasync` after each batch (for `durable`); the disk drifts by 40 % within minutes, so a ratio is of
-one round. A case is a number of writers, a batch, a durability. A `turn` ends, and is synced, after every 50th append.
+bare counterpart, in shuffled order and for the same time: `os.write` of lines of the same length, alone (for `buffered`)
+or with `fdatasync` after each batch (for `durable`); the disk drifts by 40 % within minutes, so a ratio is of one round.
+A case is a number of writers, a batch, a durability.
 
     python benchmarks/append.py [--quick] [--folder F] [--writers 1,8] [--json]
 """
@@ -20,14 +20,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from _events import line_of, message
 from _homes import say
 from _machine import spread
 from _pool import Pool, serve
 from _report import Report, Row, arguments, numbers, publish
 
 BATCHES = (1, 50)
-DURABILITIES = ("buffered", "durable", "turn")
-APPENDS_A_TURN = 50
+DURABILITIES = ("buffered", "durable")
 FILLER = "x" * 75
 KEPT_BYTES = 64 * 1024 * 1024
 """A writer begins a new file after so much, so that a long run does not fill the disk."""
@@ -49,10 +49,10 @@ def main() -> None:
         return
     asked = arguments(
         __doc__,
-        seconds={"type": float, "help": "how long each measurement takes (0.5; quick: 0.1)"},
+        seconds={"type": float, "help": "how long each measurement takes (0.4; quick: 0.1)"},
         writers={"type": numbers, "help": "how many processes (1,8; quick: 1,4)"},
     )
-    asked.seconds = asked.seconds or (0.1 if asked.quick else 0.5)
+    asked.seconds = asked.seconds or (0.1 if asked.quick else 0.4)
     asked.writers = asked.writers or ((1, 4) if asked.quick else (1, 8))
     folder = Path(tempfile.mkdtemp(prefix="rolloutdb-append-", dir=asked.folder))
     try:
@@ -66,8 +66,8 @@ def main() -> None:
 
 def measure(folder: Path, asked: argparse.Namespace) -> list[Row]:
     """All cases, in rounds."""
-    durabilities = DURABILITIES[:2] if asked.quick else DURABILITIES
-    pairs = [(writers, batch, kind) for writers in asked.writers for batch in BATCHES for kind in durabilities]
+    batches = BATCHES[:1] if asked.quick else BATCHES
+    pairs = [(writers, batch, kind) for writers in asked.writers for batch in batches for kind in DURABILITIES]
     results: dict[Case, list[dict[str, Any]]] = {}
     with Pool([sys.executable, __file__, "--child"], max(asked.writers)) as pool:
         for number in range(asked.rounds):
@@ -147,10 +147,8 @@ def engine_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
     """A thread of an open home, as an application has it: its items are checked, encoded, written, and noted for the rows."""
     import engine
 
-    message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": FILLER}]}
-    items = [{"type": "response_item", "payload": message}] * batch
+    items = [message(FILLER)] * batch
     opened = engine.open(place)
-    appended = [0]
 
     def begin() -> Any:
         return opened.threads.create(cwd=place, source="exec", durability=durability)  # type: ignore[arg-type]
@@ -158,9 +156,7 @@ def engine_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
     threads = [begin()]
 
     def append() -> None:
-        appended[0] += 1
-        ends_turn = durability == "turn" and appended[0] % APPENDS_A_TURN == 0
-        answer = threads[0].append(items, durability="durable" if ends_turn else None)
+        answer = threads[0].append(items)
         if answer.position.offset > KEPT_BYTES:
             threads[0].close()
             threads[0] = begin()
@@ -170,30 +166,28 @@ def engine_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
 
 def bare_writer(place: str, batch: int, durability: str) -> tuple[Any, Any]:
     """The same bytes by `os.write`, and `os.fdatasync` where the engine would sync."""
-    head = '{"timestamp":"2026-01-05T09:00:00.000Z","ordinal":12345,"type":"response_item","payload":'
-    message = f'{{"type":"message","role":"assistant","content":[{{"type":"output_text","text":"{FILLER}"}}]}}'
-    line = f"{head}{message}}}\n".encode()
-    data = line * batch
-    state = [0, 0, -1, 0]
+    data = line_of(message(FILLER)) * batch
     sync = getattr(os, "fdatasync", os.fsync)
+    number = size = 0
+    fd = -1
 
     def begin() -> None:
-        state[0] += 1
-        state[2] = os.open(f"{place}-{state[0]}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        state[3] = 0
+        nonlocal number, size, fd
+        number, size = number + 1, 0
+        fd = os.open(f"{place}-{number}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
 
     def append() -> None:
-        state[1] += 1
-        os.write(state[2], data)
-        state[3] += len(data)
-        if durability == "durable" or (durability == "turn" and state[1] % APPENDS_A_TURN == 0):
-            sync(state[2])
-        if state[3] > KEPT_BYTES:
-            os.close(state[2])
+        nonlocal size
+        os.write(fd, data)
+        size += len(data)
+        if durability == "durable":
+            sync(fd)
+        if size > KEPT_BYTES:
+            os.close(fd)
             begin()
 
     def close() -> None:
-        os.close(state[2])
+        os.close(fd)
 
     begin()
     return append, close

@@ -9,20 +9,15 @@ end one large rollout is audited both ways, for the memory that it takes.
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from _homes import MB, ensure_home, make_large, make_many, say, workplace
 from _machine import spread
+from _pool import measure
 from _report import Report, Row, arguments, publish
 
-MEASURE = Path(__file__).with_name("_measure.py")
 CASES = {"skim": "bare skim", "audit": "audit", "decode": "bare decode", "deep": "audit --deep"}
 FLOORS = {"audit": "skim", "deep": "decode"}
 
@@ -31,11 +26,11 @@ def main() -> None:
     """Measure and print."""
     asked = arguments(
         __doc__,
-        files={"type": int, "help": "rollouts of 50 kB (1,000; quick: 60)"},
-        large_mb={"type": int, "help": "size of the one large rollout (200; quick: 10)"},
+        files={"type": int, "help": "rollouts of 50 kB (400; quick: 20)"},
+        large_mb={"type": int, "help": "size of the one large rollout (100; quick: 4)"},
     )
-    asked.files = asked.files or (60 if asked.quick else 1_000)
-    asked.large_mb = asked.large_mb or (10 if asked.quick else 200)
+    asked.files = asked.files or (20 if asked.quick else 400)
+    asked.large_mb = asked.large_mb or (4 if asked.quick else 100)
     with workplace(asked.folder) as folder:
         many = ensure_home(folder, f"many-{asked.files}-50000", lambda home: make_many(home, asked.files, 50_000))
         large = ensure_home(folder, f"large-{asked.large_mb}", lambda home: make_large(home, asked.large_mb * MB))
@@ -55,18 +50,6 @@ def rounds_of(home: Path, folder: Path, rounds: int, group: str) -> list[Row]:
         for case in random.sample(list(CASES), len(CASES)):
             results[case].append(measure(case, home, folder))
     return [row_of(case, results, group) for case in CASES]
-
-
-def measure(case: str, home: Path, folder: Path) -> dict[str, Any]:
-    """One process, with a database of its own."""
-    state = tempfile.mkdtemp(prefix="state-", dir=folder)
-    try:
-        command = [sys.executable, str(MEASURE), case, str(home), state, "0"]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=1_200)
-    finally:
-        shutil.rmtree(state)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def row_of(case: str, results: dict[str, list[dict[str, Any]]], group: str) -> Row:

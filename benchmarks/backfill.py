@@ -12,22 +12,16 @@ workers is part of a back-fill with workers, and is told apart too.
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from _homes import ensure_home, make_large, make_many, say, workplace
+from _homes import MB, ensure_home, make_large, make_many, say, workplace
 from _machine import cores, spread
+from _pool import measure
 from _report import Report, Row, arguments, publish
 
-MB = 1_000_000
-MEASURE = Path(__file__).with_name("_measure.py")
 CASES = {"skim": ("skim", 0), "one": ("backfill", 0), "all": ("backfill", cores())}
 
 
@@ -35,12 +29,12 @@ def main() -> None:
     """Measure and print."""
     asked = arguments(
         __doc__,
-        files={"type": int, "help": "rollouts in the home (10,000; quick: 300)"},
+        files={"type": int, "help": "rollouts in the home (4,000; quick: 200)"},
         bytes={"type": int, "default": 50_000, "help": "size of each (50,000)"},
-        large_mb={"type": int, "help": "size of the one large rollout (200; quick: 10)"},
+        large_mb={"type": int, "help": "size of the one large rollout (200; quick: 5)"},
     )
-    asked.files = asked.files or (300 if asked.quick else 10_000)
-    asked.large_mb = asked.large_mb or (10 if asked.quick else 200)
+    asked.files = asked.files or (200 if asked.quick else 4_000)
+    asked.large_mb = asked.large_mb or (5 if asked.quick else 200)
     with workplace(asked.folder) as folder:
         many = ensure_home(
             folder, f"many-{asked.files}-{asked.bytes}", lambda home: make_many(home, asked.files, asked.bytes)
@@ -69,7 +63,7 @@ def measure_many(home: Path, folder: Path, rounds: int, group: str) -> list[Row]
     rows = measure_rounds(home, folder, ("skim", "one", "all"), rounds, group)
     say("rescan, worker start …")
     again = measure("rescan", home, folder, cores())
-    starts = [measure("start_workers", home, folder, cores())["seconds"] for _ in range(3)]
+    starts = [measure("start_workers", home, folder, cores())["seconds"] for _ in range(rounds)]
     pairs = zip(again["seconds"], again["bare_seconds"], strict=True)
     return [
         *rows,
@@ -99,18 +93,6 @@ def measure_rounds(home: Path, folder: Path, names: tuple[str, ...], rounds: int
             case, workers = CASES[name]
             results[name].append(measure(case, home, folder, workers))
     return [row_of(name, found, results["skim"], group) for name, found in results.items()]
-
-
-def measure(case: str, home: Path, folder: Path, workers: int) -> dict[str, Any]:
-    """One process, with a database that nobody used before."""
-    state = tempfile.mkdtemp(prefix="state-", dir=folder)
-    try:
-        command = [sys.executable, str(MEASURE), case, str(home), state, str(workers)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=600)
-    finally:
-        shutil.rmtree(state)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def row_of(name: str, found: list[dict[str, Any]], skims: list[dict[str, Any]], group: str) -> Row:

@@ -3,8 +3,9 @@
 The Codex CLI is not part of this project: `--codex PATH` names its binary (the native one, not a wrapper script). It runs as
 `app-server` on a copy of the home, offline: its model provider and every proxy are a port of the loopback where nobody
 listens. Its answer to `initialize` waits for its back-fill, so the time from its start to that answer is the time of a first
-start. The engine's time begins with its interpreter, too. Rounds run both in shuffled order, each from nothing; then each
-is started again on what it filled, and lists. At the end every rollout must be as it was.
+start. The engine's time begins with its interpreter, too, and ends where it says that all is filled. Rounds run both in
+shuffled order, each from nothing; then each is started again on what it filled, and lists: the Codex CLI answers over a pipe,
+the engine in its caller's process. At the end every rollout must be as it was.
 
     python benchmarks/codex.py --codex PATH [--quick] [--files 10000] [--folder F] [--json]
 """
@@ -15,21 +16,30 @@ import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _codex import CONFIG, AppServer, bytes_written, median_ms, used
+from _codex import CONFIG, AppServer, median_ms, program, used
 from _homes import MB, ensure_home, make_many, say, workplace
-from _machine import cores, spread
+from _machine import cores, io, spread
+from _measure import peak_mb
 from _report import Report, Row, arguments, publish
 
 KINDS = ["cli", "vscode", "exec", "appServer"]
+LISTS = {
+    "newest": ("created_at", "desc"),
+    "by_update": ("updated_at", "desc"),
+    "oldest": ("created_at", "asc"),
+}
+"""What its default list may be sorted by: it looks at the files for each."""
 ROLLOUTS = ("sessions", "archived_sessions", "session_index.jsonl")
 
 
@@ -40,7 +50,7 @@ def main() -> None:
         return
     asked = arguments(
         __doc__,
-        codex={"help": "the Codex CLI's binary", "required": True},
+        codex={"type": program, "help": "the Codex CLI's binary", "required": True},
         files={"type": int, "help": "rollouts in the home (10,000; quick: 200)"},
         bytes={"type": int, "default": 50_000, "help": "size of each (50,000)"},
     )
@@ -85,7 +95,8 @@ def measure(made: Path, place: Path, asked: argparse.Namespace) -> Report:
         rows=rows_of(found, asked),
         notes=[
             "first_start_s is from the start of the process to the end of its back-fill, start_again_s on what was filled.",
-            "A list is of the newest 25: `scan` looks at the files first, as the Codex CLI does by itself; `rows` asks tables.",
+            "peak_mb is that of all processes: of workers, as many as there are times the largest.",
+            "A list is of 25, `rows` of tables alone, others as each does by default; Codex's over a pipe, ours by a call.",
             "Threads that the tables list: "
             + ", ".join(f"{name} {runs[0]['threads']:,.0f}" for name, runs in found.items()),
         ],
@@ -109,7 +120,10 @@ def codex_round(binary: str, home: Path) -> dict[str, float]:
         server.initialize()
         again = time.perf_counter() - begun
         page: dict[str, Any] = {"limit": 25, "sortKey": "updated_at", "modelProviders": [], "sourceKinds": KINDS}
-        scan = median_ms(lambda: server.ask("thread/list", **page), 10)
+        lists = {}
+        for name, (key, direction) in LISTS.items():
+            how = {"limit": 25, "modelProviders": [], "sortKey": key, "sortDirection": direction}
+            lists[f"list_{name}_ms"] = median_ms(partial(server.ask, "thread/list", **how), 3)
         rows = median_ms(lambda: server.ask("thread/list", **page, useStateDbOnly=True), 30)
         threads = count_all(server)
         server.end()
@@ -117,8 +131,8 @@ def codex_round(binary: str, home: Path) -> dict[str, float]:
         "first_start_s": first,
         **used_first,
         "start_again_s": again,
-        "list_scan_ms": scan,
         "list_rows_ms": rows,
+        **lists,
         "threads": threads,
     }
 
@@ -148,29 +162,27 @@ def count_all(server: AppServer) -> int:
 def engine_round(home: Path, place: Path, workers: int, *, what: str = "fill") -> dict[str, float]:
     """From nothing, and again; `threads` leaves out the indexes of turns and words, which the other program has not either."""
     state = tempfile.mkdtemp(dir=place)
-    first, used_first, told = timed_child(what, str(home), state, str(workers))
-    _, _, lists = timed_child("list", str(home), state, "0")
+    first, used_first, filled = timed_child(what, str(home), state, str(workers))
+    _, _, listed = timed_child("list", str(home), state, "0")
     shutil.rmtree(state)
     return {
         "first_start_s": first,
         **used_first,
-        "written_mb": told["written"] / MB,
-        "start_again_s": lists["ready_s"],
-        "list_rows_ms": lists["list_ms"],
-        "threads": lists["threads"],
+        **filled,
+        **listed,
     }
 
 
 def timed_child(*what: str) -> tuple[float, dict[str, float], dict[str, float]]:
-    """Seconds from its start to its end, what it and its workers used, what it told."""
+    """Seconds from its start to what it tells, what it and its workers used, what it told."""
     begun = time.perf_counter()
     process = subprocess.Popen([sys.executable, __file__, "--child", *what], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    told = json.loads(process.stdout.read() or "null")
+    told = json.loads(process.stdout.readline() or "null")
+    seconds = time.perf_counter() - begun
     process.stdout.close()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - begun
     if process.returncode or told is None:
         sys.exit(f"The engine's process ended with {process.returncode}.")
     return seconds, used(usage), told
@@ -185,15 +197,19 @@ def child(what: str, home: str, state: str, workers: str) -> None:
         if what != "list":
             report = opened.backfill("threads" if what == "threads" else None, workers=int(workers))
             assert report.status == "complete", report.status
-            print(json.dumps({"written": bytes_written(os.getpid())}))
+            peak = peak_mb(resource.RUSAGE_SELF) + int(workers) * peak_mb(resource.RUSAGE_CHILDREN)
+            print(json.dumps({"peak_mb": peak, "written_mb": io()[0] / MB}), flush=True)
             return
         assert opened.threads.list(limit=25).threads
         ready = time.perf_counter() - begun
         while opened.threads.list(limit=25).partial is not None:
             pass
-        lists = median_ms(lambda: opened.threads.list(limit=25), 30)
-        threads = len(opened.threads.list(limit=0).threads)
-        print(json.dumps({"ready_s": ready, "list_ms": lists, "threads": threads}))
+        told = {"start_again_s": ready, "list_rows_ms": median_ms(lambda: opened.threads.list(limit=25), 30)}
+        for name, (key, direction) in LISTS.items():
+            how = {"sort_key": key, "sort_direction": direction, "source": ["cli", "vscode"], "archived": False}
+            told[f"list_{name}_ms"] = median_ms(partial(opened.threads.list, **how), 30)
+        told["threads"] = len(opened.threads.list(limit=0).threads)
+        print(json.dumps(told))
 
 
 def rows_of(found: dict[str, list[dict[str, float]]], asked: argparse.Namespace) -> list[Row]:
@@ -217,7 +233,7 @@ def ratios_of(ours: Sequence[dict[str, float]], theirs: Sequence[dict[str, float
         "cpu_less": "cpu_s",
         "memory_less": "peak_mb",
         "written_less": "written_mb",
-        "list_speed": "list_rows_ms",
+        **{f"list_{name}_speed": f"list_{name}_ms" for name in ("rows", *LISTS)},
     }
     pairs = list(zip(ours, theirs, strict=True))
     return {

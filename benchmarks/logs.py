@@ -4,7 +4,7 @@ Calls: in rounds, in shuffled order, `engine.logs.Handler` and the standard libr
 records in one process: in bursts with rests between them, as programs log, for the time of a call; and without a rest for
 records a second (here a full queue may drop some, which is told).
 
-Load: 8 processes log a million records beside an engine that fills the table and a reader that sleeps in a transaction all
+Load: 8 processes log records beside an engine that fills the table and a reader that sleeps in a transaction all
 the time. Payload is what was logged: the bytes of message, level, target, module and file of each record. What passes is the
 payload of records at INFO and above, three in four. Written is what /proc/self/io says (`wchar`, and `write_bytes` beside it)
 of all these processes together, segments, -wal, checkpoints and all.
@@ -26,14 +26,14 @@ import time
 from pathlib import Path
 
 import apsw
-from _machine import spread
+from _homes import MB
+from _machine import io, spread
 from _report import Report, Row, arguments, publish
 
 import engine
 from engine.logs import Handler, belonging_to
 from engine.options import Options
 
-MB = 1_000_000
 WORDS = "the request to the model was sent again because the answer did not come in time and so on".split()
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 THREADS = 10
@@ -47,7 +47,7 @@ def main() -> None:
         __doc__,
         calls={"action": "store_true", "help": "only what a call costs"},
         load={"action": "store_true", "help": "only what is written"},
-        records={"type": int, "help": "records of the load in all (1,000,000; quick: 40,000)"},
+        records={"type": int, "help": "records of the load in all (400,000; quick: 20,000)"},
         processes={"type": int, "default": 8, "help": "processes that log (8)"},
         writer={"nargs": 3, "metavar": ("HOME", "NUMBER", "RECORDS"), "help": argparse.SUPPRESS},
         sleeper={"metavar": "DATABASE", "help": argparse.SUPPRESS},
@@ -58,10 +58,10 @@ def main() -> None:
     if asked.sleeper:
         sleep_in_a_transaction(asked.sleeper)
         return
-    asked.records = asked.records or (40_000 if asked.quick else 1_000_000)
+    asked.records = asked.records or (20_000 if asked.quick else 400_000)
     rows, notes = [], []
     if not asked.load:
-        rows += calls(asked.rounds, 4_000 if asked.quick else 20_000, asked.folder)
+        rows += calls(asked.rounds, 3_000 if asked.quick else 20_000, asked.folder)
     if not asked.calls:
         row, note = load(asked.records, asked.processes, asked.folder)
         rows.append(row)
@@ -267,15 +267,9 @@ def sleep_in_a_transaction(database: str) -> None:
     connection.close()
 
 
-def io(path: Path = Path("/proc/self/io")) -> tuple[int, int]:
-    """Bytes that this process handed to write calls, and bytes that it caused to be written to the medium."""
-    found = dict(line.split(": ") for line in path.read_text("ascii").splitlines())
-    return int(found["wchar"]), int(found["write_bytes"])
-
-
 def io_here() -> tuple[int, int]:
     """The same of the threads that there are: that of a process has in it what its children wrote that have ended."""
-    each = [io(path) for path in Path("/proc/self/task").glob("*/io")]
+    each = [io(str(path)) for path in Path("/proc/self/task").glob("*/io")]
     return sum(wchar for wchar, _ in each), sum(medium for _, medium in each)
 
 

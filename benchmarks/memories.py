@@ -67,7 +67,7 @@ def claims(folder: Path, asked: argparse.Namespace) -> list[Row]:
         fill(e._database, asked.threads, SystemClock().wall_ms())
         parts = e.memories._parts
         bare = Bare(folder / "bare.sqlite")
-        count = min(1_024, asked.threads // 4)
+        count = min(1_024, asked.threads // 4 // 64 * 64)
 
         def of(batch: int) -> Callable[[], float]:
             def run() -> float:

@@ -1,7 +1,8 @@
 """Every benchmark, one after the other, in one document; and whether a ratio became worse than the committed one.
 
 Each benchmark is a process of its own and prints its report (`_report.py`). They share a folder, so that a home which
-several of them use is made once. A benchmark that fails is told at the end, and the exit code is 1.
+several of them use is made once. A benchmark that fails is told at the end, and the exit code is 1. What is compared, or
+is what to compare with, has five rounds.
 
     python benchmarks/run.py                      # all of them; tables
     python benchmarks/run.py append peers         # some
@@ -22,11 +23,26 @@ from pathlib import Path
 from typing import Any
 
 from _check import EXPECTED, expected_of, regressions
+from _codex import program
 from _homes import say, workplace
 from _report import text_of
 
 HERE = Path(__file__).parent
+BENCHMARKS = (
+    "append",
+    "audit",
+    "backfill",
+    "contention",
+    "follow",
+    "logs",
+    "memories",
+    "peers",
+    "reading",
+    "search",
+    "turns",
+)
 NEEDS_A_PROGRAM = "codex"
+ROUNDS_COMPARED = 5
 
 
 def main() -> None:
@@ -35,7 +51,7 @@ def main() -> None:
     documents: list[dict[str, Any]] = []
     failed: list[str] = []
     with workplace(asked.folder) as folder:
-        for name in asked.benchmarks or names():
+        for name in asked.benchmarks or (*BENCHMARKS, *[NEEDS_A_PROGRAM] * bool(asked.codex)):
             begun = time.monotonic()
             document = run(name, folder, asked)
             say(f"== {name}: {time.monotonic() - begun:.0f} s")
@@ -52,7 +68,8 @@ def main() -> None:
         print(f"failed: {', '.join(failed)}")
     if asked.check:
         worse = regressions(documents, json.loads(EXPECTED.read_text()))
-        print("\n".join(worse) if worse else "No ratio is worse than expected.")
+        if worse or not failed:
+            print("\n".join(worse) or "No ratio is worse than expected.")
         failed += worse
     sys.exit(bool(failed))
 
@@ -60,24 +77,19 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmarks", nargs="*", help="which; else all that need no program from elsewhere")
+    parser.add_argument("benchmarks", nargs="*", help="which; else all, `codex` where --codex is given")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the rates mean less")
-    parser.add_argument("--rounds", type=int, help="paired rounds of each")
+    parser.add_argument("--rounds", type=int, help="paired rounds of each (5; quick, not compared: 2)")
     parser.add_argument("--folder", help="where homes are made and kept; else a temporary one, removed at the end")
     parser.add_argument("--out", help="write the documents to this file")
     parser.add_argument("--markdown", action="store_true", help="tables as documents have them")
-    parser.add_argument("--codex", help="the Codex CLI's binary: measure beside it, too")
+    parser.add_argument("--codex", type=program, help="the Codex CLI's binary: measure beside it, too")
     parser.add_argument("--check", action="store_true", help="compare ratios with the expected ones")
     parser.add_argument("--expect", action="store_true", help="write the ratios of this run as the expected ones")
-    return parser.parse_args()
-
-
-def names() -> list[str]:
-    """Every benchmark that reports in the one form, but the one that needs a program from elsewhere."""
-    found = sorted(
-        path.stem for path in HERE.glob("[a-z]*.py") if "from _report import Report" in path.read_text("utf-8")
-    )
-    return [name for name in found if name not in (Path(__file__).stem, NEEDS_A_PROGRAM)]
+    asked = parser.parse_args()
+    if asked.check or asked.expect:
+        asked.rounds = asked.rounds or ROUNDS_COMPARED
+    return asked
 
 
 def run(name: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any] | None:

@@ -10,8 +10,6 @@ both are filled.
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -20,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-from _homes import MB, ensure_home, make_many, make_small, say, workplace
-from _machine import spread
+from _homes import MB, ensure_filled, ensure_home, make_many, say, workplace
+from _machine import in_turns, spread
 from _report import Report, Row, arguments, publish
 
 BARE = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT 25"
@@ -46,33 +44,28 @@ def main() -> None:
     asked = arguments(
         __doc__,
         threads={"type": int, "help": "threads in the home (100,000; quick: 1,000)"},
-        times={"type": int, "help": "how often each search is asked (100; quick: 20)"},
+        times={"type": int, "help": "how often each search is asked (50; quick: 20)"},
     )
     asked.threads = asked.threads or (1_000 if asked.quick else 100_000)
-    asked.times = asked.times or (20 if asked.quick else 100)
-    files = 20 if asked.quick else 400
+    asked.times = asked.times or (20 if asked.quick else 50)
+    files = 10 if asked.quick else 200
     with workplace(asked.folder) as folder:
-        home = ensure_home(folder, f"small-{asked.threads}", lambda home: make_small(home, asked.threads))
-        made = ensure_home(folder, f"many-{files}", lambda home: make_many(home, files, 500_000))
-        state = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
-        try:
-            rows = [*searches(home, str(state / "small"), asked.times, asked.rounds), *index(made, state, asked.rounds)]
-        finally:
-            shutil.rmtree(state)
+        rows = searches(*ensure_filled(folder, asked.threads), asked.times, asked.rounds)
+        made = ensure_home(folder, f"many-{files}-500000", lambda home: make_many(home, files, 500_000))
+        with tempfile.TemporaryDirectory(prefix="state-", dir=folder) as state:
+            rows += index(made, Path(state), asked.rounds)
     shown = {"rounds": asked.rounds, "threads": asked.threads, "times": asked.times}
     notes = ["A search is of 25 hits with their snippets, in a home of threads of one message each."]
     publish(Report(benchmark="search", mode=asked.mode, asked=shown, rows=rows, notes=notes), asked)
 
 
-def searches(home: Path, state: str, times: int, rounds: int) -> list[Row]:
+def searches(home: Path, state: Path, times: int, rounds: int) -> list[Row]:
     """Each search, in turns with the bare query."""
     import engine
     from engine.options import Options
 
-    say("back-filling …")
-    os.makedirs(state)
-    with engine.open(str(home), state_dir=state, options=Options(background_scan_s=0, list_budget_ms=60_000)) as opened:
-        opened.backfill()
+    options = Options(background_scan_s=0, list_budget_ms=60_000)
+    with engine.open(str(home), state_dir=str(state), options=options) as opened:
         assert opened.search("look").partial is None
         (newest,) = opened.threads.list(limit=1).threads
         connection = apsw.Connection(f"{state}/search_1.sqlite", flags=apsw.SQLITE_OPEN_READONLY)
@@ -97,12 +90,7 @@ def searches(home: Path, state: str, times: int, rounds: int) -> list[Row]:
 
 def beside(search: Callable[[], Any], bare: Callable[[], Any], times: int) -> dict[str, float]:
     """Both in turns, in microseconds."""
-    ours, theirs = [], []
-    for _ in range(times):
-        for waits, ask in ((ours, search), (theirs, bare)):
-            at = time.perf_counter()
-            ask()
-            waits.append((time.perf_counter() - at) * 1e6)
+    ours, theirs = in_turns((search, bare), times)
     ours.sort()
     p50, p99 = statistics.median(ours), ours[len(ours) * 99 // 100]
     return {"p50_us": p50, "p99_us": p99, "bare_p50_us": statistics.median(theirs)}

@@ -1,8 +1,9 @@
 """What does the index of turns and items of one large thread cost, and what does a page of it?
 
 Makes a rollout of each history mode, reads it once so that the cache is warm, and then measures in rounds: the bare skim of
-its lines for the same kinds, the fold, writing the rows to a new database, and pages of 25 turns and of 50 items from it,
-newest first, each with a new reader. All in one process, so a ratio is of one round.
+its lines for the same kinds, the fold, and writing the rows to a new database, all in one process; then the newest 25 turns
+and the newest 50 items of that thread as a caller asks for them, each of an engine that was just opened, the index never
+filled, and filled.
 
     python benchmarks/turns.py [--quick] [--mb N] [--json]
 """
@@ -10,38 +11,47 @@ newest first, each with a new reader. All in one process, so a ratio is of one r
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from _homes import say
+from _homes import MB, say
 from _machine import spread
+from _measure import skim_file
 from _report import Report, Row, arguments, publish
 
+import engine
 from engine.clock import SystemClock
 from engine.events.skim import Skim
 from engine.options import Options
 from engine.projections.fold import Folder
-from engine.projections.projection import Change
+from engine.projections.projection import Change, Stream
 from engine.projections.threads import stream_of
-from engine.projections.turn_list import ItemQuery, TurnQuery, pick_items, pick_turns, read_picked_items, read_turns
 from engine.projections.turns import Turns
-from engine.stores.bodies import Bodies
 from engine.stores.files import Files
-from engine.stores.layout import locate, open_home
-from engine.stores.lineage import Segment
 from engine.stores.rollouts import open_source
 from engine.stores.sqlite import Database
-from engine.testing import rollout_lines
+from engine.testing import make_rollout
 
-MB = 1_000_000
-THREAD = "01a20464-403f-7170-9722-7a9790eef98c"
-PATH = f"sessions/2026/01/05/rollout-2026-01-05T09-00-00-{THREAD}.jsonl"
 MODES = ("paginated", "legacy")
+
+
+class Page(NamedTuple):
+    """What is asked, and how many rows that has."""
+
+    ask: Callable[[engine.Engine, str], Sequence[object]]
+    count: int
+
+
+PAGES = {
+    "turns": Page(lambda opened, thread: opened.turns.list(thread).turns, 25),
+    "items": Page(lambda opened, thread: opened.items.list(thread, limit=50, sort_direction="desc").items, 50),
+}
+BY_ITSELF = Options(background_scan_s=0)
 TURNS, OPTIONS, FILES = Turns(), Options(), Files()
 
 
@@ -59,11 +69,10 @@ def measured(mode: str, size: int, asked: argparse.Namespace) -> list[Row]:
     say(f"turns: {mode} …")
     folder = Path(tempfile.mkdtemp(prefix="rolloutdb-bench-", dir=asked.folder))
     try:
-        rollout = folder / PATH
-        rollout.parent.mkdir(parents=True)
-        with rollout.open("wb") as file:
-            file.writelines(rollout_lines(seed=5, mode=mode, size=size))
-        each = [one_round(folder, rollout.stat().st_size) for _ in range(asked.rounds + 1)][1:]
+        make_rollout(folder, size=size, mode=mode)
+        (rollout,) = folder.rglob("*.jsonl")
+        skim(rollout)
+        each = [one_round(folder, rollout) for _ in range(asked.rounds)]
     finally:
         shutil.rmtree(folder)
     found = each[0]
@@ -77,20 +86,22 @@ def measured(mode: str, size: int, asked: argparse.Namespace) -> list[Row]:
         row("bare skim", mb_a_second="skim_mb_s"),
         replace(row("fold", mb_a_second="fold_mb_s"), ratios={"speed_to_skim": ratio}),
         row("writing rows", ms="write_ms", index_bytes="index_bytes", index_share="index_share"),
-        row("25 newest turns, summary", ms="turns_summary_ms"),
-        row("25 newest turns with all items", ms="turns_full_ms"),
-        row("50 newest items", ms="items_ms"),
+        *(
+            row(f"newest {page.count} {what}", never_indexed_ms=f"{what}_never_ms", indexed_ms=f"{what}_ms")
+            for what, page in PAGES.items()
+        ),
     ]
 
 
-def one_round(folder: Path, size: int) -> dict[str, Any]:
-    """Skim, fold, write, and read pages, once."""
-    rate = {"bytes": size, "skim_mb_s": size / MB / timed(lambda: skim(folder))[0]}
-    seconds, folded = timed(lambda: fold(folder))
+def one_round(folder: Path, rollout: Path) -> dict[str, Any]:
+    """Skim, fold, write, and ask for pages, once."""
+    size, stream = rollout.stat().st_size, stream_of(str(rollout.relative_to(folder)))
+    rate = {"bytes": size, "skim_mb_s": size / MB / timed(lambda: skim(rollout))[0]}
+    seconds, folded = timed(lambda: fold(stream, rollout))
     rate["fold_mb_s"] = size / MB / seconds
     place = tempfile.mkdtemp(dir=folder)
     database = open_database(place)
-    rate["write_ms"] = 1000 * timed(lambda: write(database, folded))[0]
+    rate["write_ms"] = 1000 * timed(lambda: write(database, stream, folded))[0]
     with database.read() as transaction:
         for name in ("turns", "items"):
             rate[name] = transaction.row(f"SELECT count(*) FROM {name}")[0]
@@ -98,11 +109,36 @@ def one_round(folder: Path, size: int) -> dict[str, Any]:
     database.close()
     rate["index_bytes"] = pages * page_bytes
     rate["index_share"] = rate["index_bytes"] / size
-    for name, ask in PAGES.items():
-        database = open_database(place)
-        rate[f"{name}_ms"] = 1000 * timed(lambda ask=ask, database=database: ask(folder, database))[0]
-        database.close()
-    return rate
+    return {**rate, **pages_of(folder)}
+
+
+def pages_of(folder: Path) -> dict[str, float]:
+    """The newest page of turns and of items, before there is an index, and after; milliseconds."""
+    found = {}
+    with tempfile.TemporaryDirectory(dir=folder) as state:
+        for what in PAGES:
+            for path in Path(state).glob("history_*"):
+                path.unlink()
+            found[f"{what}_never_ms"] = first_page(folder, state, what)
+        with engine.open(str(folder), state_dir=state, options=BY_ITSELF) as opened:
+            (thread,) = opened.threads.list().threads
+            while opened.turns.list(thread.id, limit=0, items_view="none").partial is not None:
+                pass
+        for what in PAGES:
+            found[f"{what}_ms"] = first_page(folder, state, what)
+    return found
+
+
+def first_page(folder: Path, state: str, what: str) -> float:
+    """What an engine that was just opened, and has listed its threads, takes for it."""
+    with engine.open(str(folder), state_dir=state, options=BY_ITSELF) as opened:
+        while (page := opened.threads.list()).partial is not None:
+            pass
+        (thread,) = page.threads
+        ask, count = PAGES[what].ask, PAGES[what].count
+        seconds, rows = timed(lambda: ask(opened, thread.id))
+        assert len(rows) == count
+        return seconds * 1000
 
 
 def timed(run: Any) -> tuple[float, Any]:
@@ -112,22 +148,15 @@ def timed(run: Any) -> tuple[float, Any]:
     return time.perf_counter() - begun, found
 
 
-def skim(folder: Path) -> None:
+def skim(rollout: Path) -> None:
     """Open, read and skim, with no digest, decode or state."""
-    skimmer = Skim(TURNS.kinds)
-    fd = os.open(folder / PATH, os.O_RDONLY)
-    at = 0
-    while data := os.pread(fd, OPTIONS.block_bytes, at):
-        stop = data.rfind(b"\n") + 1 or len(data)
-        skimmer.scan(data, 0, stop)
-        at += stop
-    os.close(fd)
+    skim_file(rollout, Skim(TURNS.kinds), OPTIONS.block_bytes)
 
 
-def fold(folder: Path) -> Any:
+def fold(stream: Stream, rollout: Path) -> Any:
     """What the whole rollout comes to."""
-    source = open_source(str(folder / PATH), compressed=False, files=FILES, options=OPTIONS)
-    (folded,) = Folder([TURNS], OPTIONS).fold(stream_of(PATH), source, {})
+    source = open_source(str(rollout), compressed=False, files=FILES, options=OPTIONS)
+    (folded,) = Folder([TURNS], OPTIONS).fold(stream, source, {})
     source.close()
     return folded
 
@@ -137,38 +166,11 @@ def open_database(place: str) -> Database:
     return Database.open(place, "history", 1, migrations="history", options=OPTIONS, clock=SystemClock(), files=FILES)
 
 
-def write(database: Database, folded: Any) -> None:
+def write(database: Database, stream: Stream, folded: Any) -> None:
     """All rows, in one transaction."""
-    change = Change(stream_of(PATH), False, TURNS.decode(folded.mark.state), True, folded.emitted)
+    change = Change(stream, False, TURNS.decode(folded.mark.state), True, folded.emitted)
     with database.write() as transaction:
         TURNS.write(transaction, [change])
-
-
-def turns_page(folder: Path, database: Database, view: str) -> None:
-    """The newest 25 turns."""
-    home = open_home(str(folder), None, FILES)
-    segments = [Segment(locate(home, PATH, FILES), None)]
-    with database.read() as transaction:
-        picked = pick_turns(transaction, THREAD, segments, TurnQuery(items_view=view))
-    with Bodies(home, options=OPTIONS, files=FILES) as bodies:
-        assert len(read_turns(picked, bodies).turns) == 25
-
-
-def items_page(folder: Path, database: Database) -> None:
-    """The newest 50 items."""
-    home = open_home(str(folder), None, FILES)
-    segments = [Segment(locate(home, PATH, FILES), None)]
-    with database.read() as transaction:
-        picked = pick_items(transaction, THREAD, segments, ItemQuery(limit=50, sort_direction="desc"))
-    with Bodies(home, options=OPTIONS, files=FILES) as bodies:
-        assert len(read_picked_items(picked, bodies).items) == 50
-
-
-PAGES = {
-    "turns_summary": lambda folder, database: turns_page(folder, database, "summary"),
-    "turns_full": lambda folder, database: turns_page(folder, database, "full"),
-    "items": items_page,
-}
 
 
 if __name__ == "__main__":
