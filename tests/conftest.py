@@ -20,6 +20,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 # Tests count calls and transactions: no engine does anything by itself, but where a test asks for it.
 Options.__init__.__kwdefaults__["background_scan_s"] = 0.0
+# A disk that stalls for a moment is not what most tests are about: a list that it cuts short would have no rows.
+Options.__init__.__kwdefaults__["list_budget_ms"] = 2_000
 
 # A slow machine is not a fault of the engine, so an example has no deadline; soak looks much further.
 settings.register_profile("test", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
