@@ -163,7 +163,9 @@ class Threads:
         """One thread's row, or None where no thread has the id. Raises `InvalidRequest` for what is not an id."""
         _check_id(thread_id)
         row, _ = self._fresh.ask(
-            lambda transaction: get_thread(transaction, thread_id, self._root), thread_id=thread_id
+            lambda transaction: get_thread(transaction, thread_id, self._root),
+            thread_id=thread_id,
+            is_missing=lambda found: found is None,
         )
         return row
 
@@ -171,7 +173,9 @@ class Threads:
         """One thread from its file, compared with its row. Raises `ThreadNotFound`, `RolloutUnreadable`."""
         _check_id(thread_id)
         (stored, row, mark), _ = self._fresh.ask(
-            lambda transaction: self._stored(transaction, thread_id), thread_id=thread_id
+            lambda transaction: self._stored(transaction, thread_id),
+            thread_id=thread_id,
+            is_missing=lambda found: found[0] is None,
         )
         if stored is None or row is None:
             raise ThreadNotFound(

@@ -129,7 +129,7 @@ class CatchUp:
     def look_for(self, thread_id: str) -> None:
         """Fold what the rollouts of one thread hold, as their names tell."""
         found = find(self._home, thread_id.lower(), self._files)
-        self._fold([Stale(each, known=True) for each in found], _never)
+        self._fold(self._runner.stale(found), _never)
 
     def forget(self) -> None:
         """The rows are not those that were looked at: look anew."""

@@ -38,16 +38,20 @@ class Fresh:
         self._opened = database.opened
 
     def ask(
-        self, question: Callable[[Transaction], _Answer], *, thread_id: str | None = None
+        self,
+        question: Callable[[Transaction], _Answer],
+        *,
+        thread_id: str | None = None,
+        is_missing: Callable[[_Answer], bool] | None = None,
     ) -> tuple[_Answer, Partial | None]:
         """The answer in one snapshot, and how far the rows are; None where they cover every file.
 
-        With `thread_id` that thread is looked for even where the rows are far behind, or it came since the last look, so that
-        there is no answer (None). Raises what the question raises,
-        `EngineClosed`, `ForkedEngine`, `StoreError`.
+        With `thread_id` that thread is looked for even where the rows are far behind, and, where the answer `is_missing`, in
+        case it came since the files were looked at. Raises what the question raises, `EngineClosed`, `ForkedEngine`,
+        `StoreError`.
         """
         self._alive.check()
-        return self.mending(lambda: self._ask(question, thread_id))
+        return self.mending(lambda: self._ask(question, thread_id, is_missing))
 
     def ask_decided(self, question: Callable[[Transaction], _Answer]) -> _Answer:
         """The answer to a question about the journal alone, with all that it holds: no rollout is looked at.
@@ -79,13 +83,18 @@ class Fresh:
         self._catch_up.forget()
         self._facts.forget()
 
-    def _ask(self, question: Callable[[Transaction], _Answer], thread_id: str | None) -> tuple[_Answer, Partial | None]:
+    def _ask(
+        self,
+        question: Callable[[Transaction], _Answer],
+        thread_id: str | None,
+        is_missing: Callable[[_Answer], bool] | None,
+    ) -> tuple[_Answer, Partial | None]:
         with awaited():
             with self._database.waiting_at_most(QUERY_WAIT_MS):
                 partial = self._look(thread_id)
             with self._database.read() as transaction:
                 answer = question(transaction)
-            if answer is not None or thread_id is None or partial is not None:
+            if partial is not None or thread_id is None or is_missing is None or not is_missing(answer):
                 return answer, partial
             with self._database.waiting_at_most(QUERY_WAIT_MS), _or_older():
                 self._catch_up.look_for(thread_id)

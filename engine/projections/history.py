@@ -92,7 +92,11 @@ class History:
             )
         if anew:
             self._fresh.forget()
-        row, _ = self._fresh.ask(lambda transaction: get_thread(transaction, thread_id), thread_id=thread_id)
+        row, _ = self._fresh.ask(
+            lambda transaction: get_thread(transaction, thread_id),
+            thread_id=thread_id,
+            is_missing=lambda found: found is None,
+        )
         if row is None:
             raise ThreadNotFound(
                 f"There is no thread {thread_id} in {self._home.path}.",

@@ -545,6 +545,9 @@ def test_a_thread_that_another_engine_made_just_now_is_found_though_the_files_we
             row = e.threads.get(thread.id)
             assert row is not None
             assert row.first_user_message == "b"
+        with other.threads.create(cwd="/") as thread:
+            say(thread, "c")
+            assert e.threads.fetch(thread.id).differences == []
             with pytest.raises(ThreadBusy):
                 e.threads.resume(thread.id)
 
