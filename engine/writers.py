@@ -225,7 +225,6 @@ class Writers:
         """
         self._check_writable()
         check_durability(durability)
-        self._sync(thread_id)
         parts = self._parts
         with lineage_held(parts.home, "fork", shared=True, options=parts.options, clock=parts.clock, files=parts.files):
             return self._forked(thread_id, through_turn, before_turn, durability)
@@ -234,6 +233,7 @@ class Writers:
         self, thread_id: str, through_turn: str | None, before_turn: str | None, durability: Durability
     ) -> Thread:
         row, found = self._history.find(thread_id)
+        self._sync(row.id)
         where = boundary(
             self._parts.home,
             found,
@@ -267,7 +267,7 @@ class Writers:
 
     def _sync(self, thread_id: str) -> None:
         with self._mutex:
-            threads = [thread for thread in self._open if thread.id == thread_id.lower()]
+            threads = [thread for thread in self._open if thread.id == thread_id]
         for thread in threads:
             with contextlib.suppress(EngineClosed):
                 thread.sync()

@@ -199,8 +199,7 @@ class Recorder:
                 raise self._stale(expected)
             if first < len(items):
                 self._write(items, first, key)
-            target, cuts = self.end, len(self._cuts)
-            position = _new_tuple(Position, (self._next - 1 if self._next and target else None, target))
+            target, position, cuts = self.end, self._position(), len(self._cuts)
             if not synced:
                 self._acknowledged = target
         if synced:

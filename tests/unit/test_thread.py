@@ -341,7 +341,7 @@ def test_a_value_of_another_type_is_an_invalid_request_and_changes_nothing(tmp_p
         assert only(tmp_path / "home").read_bytes() == before
 
 
-def by_id(e: engine.Engine) -> dict[str, Callable[[str], object]]:
+def by_id(e: engine.Engine) -> dict[str, Callable[[Any], object]]:
     threads = e.threads
     return {
         "resume": threads.resume,
@@ -361,12 +361,14 @@ CHANGING = CALLS[:-1]
 
 @pytest.mark.parametrize("call", CALLS)
 def test_an_unknown_thread_and_an_id_that_is_none_are_told_apart(tmp_path: Path, call: str) -> None:
-    with opened(tmp_path / "home") as e:
+    with opened(tmp_path / "home") as e, e.threads.create(cwd="/") as thread:
+        say(thread, "another one is open")
         with pytest.raises(ThreadNotFound) as caught:
             by_id(e)[call](NOBODY)
         assert caught.value.hint
-        with pytest.raises(InvalidRequest, match="is not a thread id"):
-            by_id(e)[call]("../../etc")
+        for none in ("../../etc", 5):
+            with pytest.raises(InvalidRequest, match="is not a thread id"):
+                by_id(e)[call](none)
     assert not (tmp_path / "home" / "engine" / "journal").exists()
 
 
